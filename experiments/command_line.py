@@ -36,6 +36,8 @@ __all__ = ["Sources", "parse", "read_sources", "run"]
 C = TypeVar("C", bound=RunConfig)
 _OF_A_START = ("--out", "--resume")
 _TOKENIZER_OPTIONS = ("--data.tokenizer", "--data.vocab-size")
+_OF_THE_DATA = (("vocab_size", 0), ("patches", None))
+"""Fields of a model, with the value by which they are those of the data or of the initial weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Sources:
         init_from = self.init_from or assigned.get("init_from")
         if "model" not in saved:  # else that of the weights of its init_from
             init_from = init_from or default.init_from
-        if self.resume or init_from is None:
+        if self.resume or init_from in (None, "None"):
             return default
         given = [f"--set {name}" for name in assigned if name in map(field_name, _TOKENIZER_OPTIONS)]
         if tokenizer := (*self.tokenizer, *given):
@@ -104,7 +106,10 @@ class Sources:
             raise ValueError(f"--init-from: {error}") from error
         execution = {name: getattr(default.model, name) for name in EXECUTION_FIELDS}
         model = dataclasses.replace(found, **execution)
-        return inherit_splits(dataclasses.replace(default, model=model, init_from=init_from))
+        default = inherit_splits(dataclasses.replace(default, model=model, init_from=init_from))
+        # What the file has is compared with the weights and their splits, but for what it leaves to the data.
+        named = {name: x for name, x in saved.get("model", {}).items() if (name, x) not in _OF_THE_DATA}
+        return with_file(default, {**saved, "model": named, "init_from": init_from}, self.config)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,7 +200,7 @@ def _run_sweep(
                 f"--sweep: got {processes.count()} processes; wanted one. Start the runs one by one, or the "
                 "sweep in one process with --distributed off."
             )
-        kept = [group for group in _groups(argv) if _option(group) not in _OF_A_START]
+        kept = [group for group in _with_assignments(argv) if _option(group) not in _OF_A_START]
         planned = sweep.plan(
             sweep.read_sweep(sources.sweep), parse_one, name=name, out=sources.out, resume=sources.resume,
             arguments=[word for group in kept for word in group],
@@ -213,9 +218,16 @@ def _with_saved_arguments(argv: list[str]) -> list[str]:
         return argv
     if (saved := sweep.saved_arguments(sources.out)) is None:
         return argv
-    names = set(map(_option, _groups(argv))) - {"--set"}
-    kept = [group for group in _groups(saved) if _option(group) not in names]
+    replaced = set(map(_field, _with_assignments(argv)))
+    kept = [group for group in _with_assignments(saved) if _field(group) not in replaced]
     return [*(word for group in kept for word in group), *argv]
+
+
+def _with_assignments(argv: Sequence[str]) -> list[list[str]]:
+    """The options, each with its words; in place of each file of ``--set`` the values that it has."""
+    options = [group for group in _groups(argv) if _option(group) != "--set"]
+    assigned = read_assignments(read_sources(argv).set)
+    return [*options, *(["--set", f"{name}={text}"] for name, text in assigned.items())]
 
 
 def _groups(argv: Sequence[str]) -> list[list[str]]:
@@ -231,6 +243,13 @@ def _groups(argv: Sequence[str]) -> list[list[str]]:
 def _option(group: Sequence[str]) -> str:
     """The name of the option of a group, as ``--help`` shows it."""
     return _with_hyphens(group[0]).partition("=")[0]
+
+
+def _field(group: Sequence[str]) -> str:
+    """The path of the field of an option, or of a ``--set NAME=VALUE``; without the "no" of a boolean."""
+    option = _option(group)
+    name = group[1].partition("=")[0] if option == "--set" and len(group) > 1 else option
+    return re.sub(r"(^|\.)no_", r"\1", field_name(name))
 
 
 def _read_distributed(argv: list[str]) -> str:
@@ -320,14 +339,13 @@ def _parse(
 
 
 def _check_given(argv: Sequence[str], swept: Mapping[str, str]) -> None:
-    """Raises for an option that is given twice, or beside a sweep of its field."""
-    options = list(map(_option, _groups(argv)))
-    for option in options:
-        if options.count(option) > 1 and option == "--config":
-            raise ValueError(f"{option}: got it twice; wanted it once. Leave one out.")
-        name = field_name(option)
-        if name in swept or re.sub(r"(^|\.)no_", r"\1", name) in swept:
-            raise ValueError(f"{option}: got a --sweep of it too; wanted one of both. Leave one out.")
+    """Raises for --config given twice, and for an option beside a sweep of its field."""
+    groups = _groups(argv)
+    if list(map(_option, groups)).count("--config") > 1:
+        raise ValueError("--config: got it twice; wanted it once. Leave one out.")
+    for group in groups:
+        if _option(group) != "--set" and _field(group) in swept:
+            raise ValueError(f"{_option(group)}: got a --sweep of it too; wanted one of both. Leave one out.")
 
 
 def read_sources(argv: Sequence[str]) -> Sources:

@@ -96,7 +96,7 @@ class OptimizerConfig:
         if len(ends) > 1 and ends[-2] >= steps:
             raise ValueError(
                 f"--train.steps: got {steps}, with --train.optimizer.extended of {ends[-2]} steps; wanted "
-                "more. Give more --train.steps, or leave extended out"
+                "more. Give more --train.steps, or clear the plan by --set train.optimizer.extended="
             )
         schedule = self._schedule(d_model, ends[0])
         for (start, way), end in zip(self.extended, ends[1:], strict=True):

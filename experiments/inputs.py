@@ -6,9 +6,12 @@ the runs that start from it.
 """
 
 import dataclasses
+import hashlib
 import os
+import re
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +49,11 @@ START_FILE = "start_inputs.npz"
 _SPLITS = ("train", "validation", "test")
 _OPTIONS = ("held_out", "held_out_salt")
 _WINDOW = 3
+_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
+"""Odd factors, which tell the order of the lines in a window."""
+_LONG_LINE = 200
+_WORDS = 8
+"""The mean number of words in a part of a long line."""
 
 
 class RunInputs:
@@ -123,6 +131,11 @@ class RunInputs:
                 f"--init-from {self._source}: got {dropped:,} training examples, all of which it held out; "
                 "wanted some that it did not. Add examples"
             )
+        if empty := [name for name, x in hashes.items() if len(x) and not rows[name]]:
+            raise ValueError(
+                f"--init-from {self._source}: got examples for {' and '.join(empty)} that it was trained on, "
+                "all of them, and no others; wanted some others. Add examples"
+            )
         self._own = {name: np.array([hashes[s][i] for s, i in x], np.uint64) for name, x in rows.items()}
         self._report(dropped)
         return rows
@@ -172,8 +185,8 @@ def check_splits(config: RunConfig) -> None:
             raise ValueError(
                 f"--init-from {config.init_from}: got {option} {got}; wanted {wanted}, by which that run "
                 "held examples out: another one would train on them, or test on its training examples. "
-                f"Leave {option} out. To start from its weights on other data: tfm convert RUN DIR and "
-                "--init-from DIR"
+                f"Give {option} {wanted}, or leave it out. To start from its weights on other data: tfm "
+                "convert RUN DIR and --init-from DIR"
             )
 
 
@@ -185,15 +198,37 @@ def hash_texts(*columns: Sequence[str]) -> np.ndarray:
 
 
 def hash_lines(parts: Sequence[str]) -> np.ndarray:
-    """Hashes of each three consecutive lines of a document in parts: uint64 [max(1, lines - 2)]."""
-    lines = [line for part in parts for line in part.splitlines()]
-    count = max(1, len(lines) - _WINDOW + 1)
-    return hash_texts(["\n".join(lines[i : i + _WINDOW]) for i in range(count)])
+    """Hashes of each three consecutive lines of a document in parts: uint64 [max(1, lines - 2)].
+
+    A line of more than 200 characters is several, which end after some of its words, wherever it starts.
+    """
+    hashes = np.fromiter((_hash_line(line) for part in parts for line in _lines(part)), np.uint64)
+    hashes = np.pad(hashes, (0, max(0, _WINDOW - len(hashes))))
+    count = len(hashes) - _WINDOW + 1
+    windows = (factor * hashes[i : i + count] for i, factor in enumerate(_FACTORS))
+    return sum(windows, np.zeros(count, np.uint64))  # modulo 2**64
+
+
+def _hash_line(line: str) -> int:
+    text = line.rstrip().encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a text, the long ones in several parts; together they are the text."""
+    for line in text.splitlines(keepends=True):
+        start = 0
+        for word in re.finditer(r"\S+\s", line) if len(line) > _LONG_LINE else ():
+            if zlib.crc32(word[0].encode(errors="surrogatepass")) % _WORDS == 0:
+                yield line[start : word.end()]
+                start = word.end()
+        if start < len(line):
+            yield line[start:]
 
 
 def keep_lines(parts: Sequence[str], kept: Collection[int]) -> list[str]:
     """A document without the lines of which any three that `hash_lines` hashed are not ``kept``."""
-    lines = [part.splitlines(keepends=True) for part in parts]
+    lines = [list(_lines(part)) for part in parts]
     total = sum(map(len, lines))
     stays = np.ones(total, bool)
     for i in set(range(max(1, total - _WINDOW + 1))).difference(kept):

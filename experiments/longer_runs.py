@@ -115,10 +115,10 @@ def describe_schedule(settings: TrainConfig, schedule: Schedule) -> str:
         )
     else:
         note = ""
+    end = f", and its cosine ends at step {settings.steps}" if settings.optimizer.schedule == "cosine" else ""
     sentences: dict[Longer, str] = {
         "hold": f"the learning rate stays at {rate:.3g} from step {start} on{note}",
-        "rewarm": f"the learning rate is warmed up again from step {start} on, and its schedule ends at step "
-        f"{settings.steps}",
+        "rewarm": f"the learning rate is warmed up again from step {start} on{end}",
         "continue": f"the learning rate follows its schedule beyond step {start}",
     }
     return sentences[way]

@@ -32,8 +32,8 @@ def in_options(message: str, config: Any) -> str:
 
     Returns:
       Such as ``text_pairs: got --data.pair en; wanted ...``. Where the message has an argument and, in
-      parentheses, its option, the option alone is left. A number that is not that of the option is another
-      argument, and left as it is.
+      parentheses, its option, the option alone is left. Numbers that are not those of the option are
+      another argument, and left as they are.
     """
     fields = dict(_fields(config))
 
@@ -93,12 +93,13 @@ def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _is_another(text: str, value: object) -> bool:
-    """Whether an argument is a number, and not that of the field: it is one of another function."""
-    try:
-        number = float(text)
-    except ValueError:
-        return False
-    return number != value
+    """Whether an argument has numbers, and not those of the field: it is one of another function."""
+    with contextlib.suppress(SyntaxError, ValueError):
+        parsed, wanted = (
+            list(x) if isinstance(x, tuple | list) else [x] for x in (ast.literal_eval(text), value)
+        )
+        return all(isinstance(item, int | float) for item in parsed) and parsed != wanted
+    return False
 
 
 def _field(name: str, fields: list[str]) -> str | None:

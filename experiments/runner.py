@@ -228,7 +228,6 @@ class Run(Generic[C]):
         *,
         task: runs.Task,
         model: nn.Config,
-        derived: Sequence[str] = (),
     ) -> Iterator[tuple[train.TrainState, dict[str, Any]]]:
         """Opens checkpoints and logs, and resumes: the state to start from, and what ``train.fit`` needs.
 
@@ -240,7 +239,6 @@ class Run(Generic[C]):
           task: what the model is for, for ``task.json``: with ``model.json`` and the tokenizer, all that its
             use needs.
           model: its whole config, of which ``config.json`` leaves a part to the data.
-          derived: files of preprocessing that the run made of its config and data, and does not read.
 
         Raises:
           SystemExit: with one message, when the run cannot be resumed or a loss was not finite.
@@ -249,9 +247,7 @@ class Run(Generic[C]):
         record = {
             "config": directory.fixed_fields(self.config.LOCATIONS),
             "data": dict(digests),
-            "files": {
-                name: None if name in derived else _digest(self.path / name) for name in _PREPROCESSING_FILES
-            },
+            "files": {name: _digest(self.path / name) for name in _PREPROCESSING_FILES},
         }
         with contextlib.ExitStack() as stack:
             with exit_on_error(self.name, self.config):
@@ -353,15 +349,19 @@ class Run(Generic[C]):
             for x in jax.tree.leaves(state):  # the initial state and the restored one need not fit together
                 x.delete()
             is_longer = check_plan(self.config.train, checkpoints.extra(step).get("record", {}), step)
+            is_longer |= self._is_lengthened  # also from an old checkpoint, which has no plan
             state, extra = train.resume(checkpoints, abstract, batches, step=step, record=record)
-            if is_longer:
-                last = checkpoints.latest() or step
-                extra = continue_run(self.path, last, self._early_stopping(), extra)
+            last = checkpoints.latest() or step
             if (to := checkpoints.set_aside(step)) is not None:
-                metrics = self._directory.metrics  # a resume removes the lines of later steps
-                if processes.is_main() and metrics.exists():
-                    shutil.copy(metrics, to / metrics.name)
+                for path in (
+                    self._directory.metrics,
+                    self.path / "result.json",
+                ):  # which will be written anew
+                    if processes.is_main() and path.exists():
+                        shutil.copy(path, to / path.name)
                 print(f"{self.name}: moved the checkpoints after step {step} to {to}", flush=True)
+            if is_longer:
+                extra = continue_run(self.path, last, self._early_stopping(), extra)
         if self.config.resume:  # for the next one, in the current format
             settings = {**to_dict(self.config), "resume": False, "resume_step": None}
             self._directory.write_config("config.json", settings)

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import json
 import shlex
 import types
 import typing
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from experiments.config import RunConfig
 from tfm_jax.fields import check_field
-from tfm_jax.train.run_directory import read_config
+from tfm_jax.train.run_directory import FORMAT, read_config
 from tfm_jax.values import from_dict, from_text, to_dict, variants
 
 __all__ = ["field_name", "read_assignments", "read_file", "set_fields", "split_assignment", "with_file"]
@@ -38,6 +39,11 @@ def read_file(path: Path) -> dict[str, Any]:
     path = path / "config.json" if path.is_dir() else path
     try:
         saved = read_config(path)
+        if "format" not in json.loads(path.read_text(encoding="utf-8")) and "resume" not in saved:
+            raise ValueError(
+                f'{path}: got no "format", and not the whole file of a run of version 0.1; wanted the number '
+                f'of the format. Add "format": {FORMAT}'
+            )
     except OSError as error:
         raise ValueError(f"--config {path}: {error.strerror}") from error
     except ValueError as error:
@@ -232,6 +238,9 @@ def _read_member(hint: Any, text: str) -> Any:
         return hint(text)
     if typing.get_origin(hint) is tuple:
         words, items = shlex.split(text), typing.get_args(hint)
+        if typing.get_origin(items[0]) is tuple:  # such as "400 hold 600 rewarm"
+            width = len(typing.get_args(items[0]))
+            words = [shlex.join(words[i : i + width]) for i in range(0, len(words), width)]
         items = [items[0]] * len(words) if items[-1] is Ellipsis else items
         return tuple(_read(item, word) for item, word in zip(items, words, strict=True))
     names = (

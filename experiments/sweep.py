@@ -22,6 +22,7 @@ from experiments.config import RunConfig
 from experiments.runner import Stopped
 from experiments.settings import split_assignment
 from tfm_jax.console import print_table
+from tfm_jax.runs.task import TASK_FILE, read_task
 from tfm_jax.train.run_directory import SWEEP_FILE, flatten, is_under, read_config, write_config
 from tfm_jax.train.writers import read_json_lines
 from tfm_jax.values import plain, to_dict
@@ -234,8 +235,6 @@ def train_all(sweep: Plan, experiment: Callable[[Any], None]) -> int:
 
 def _train(row: _Row, experiment: Callable[[Any], None], name: str) -> None:
     """Trains a run; the row has its result, or its error."""
-    assert row.config.out is not None
-    (row.config.out / "result.json").unlink(missing_ok=True)  # of a run that is made longer
     try:
         experiment(row.config)
         _read_result(row)
@@ -251,24 +250,22 @@ def _train(row: _Row, experiment: Callable[[Any], None], name: str) -> None:
 
 
 def _is_finished(config: RunConfig) -> bool:
-    """Whether the run has its result, and of these steps and settings."""
+    """Whether the run has its result, and of these steps and settings, those of its test included."""
     if not config.resume or config.out is None or not (config.out / "result.json").is_file():
         return False
     saved, wanted = flatten(read_config(config.out / "config.json")), flatten(plain(to_dict(config)))
-    return all(
-        saved.get(name, value) == value
-        for name, value in wanted.items()
-        if name == "train.steps" or not is_under(name, config.MAY_CHANGE)
-    )
+    free = set(RunConfig.MAY_CHANGE) - {"train.steps", "train.patience"}  # what changes no result
+    return all(saved.get(name, x) == x for name, x in wanted.items() if not is_under(name, tuple(free)))
 
 
 def _read_result(row: _Row) -> None:
-    assert row.config.out is not None
-    row.result = json.loads((row.config.out / "result.json").read_text(encoding="utf-8"))
-    lines = read_json_lines(row.config.out / "metrics.jsonl")
-    losses = [line[METRIC] for line in lines if line.get(METRIC) is not None]
-    if losses:  # with early stopping the result is of the best checkpoint
-        row.loss = losses[-1] if row.config.train.patience is None else min(losses)
+    path, stops_early = row.config.out, row.config.train.patience is not None
+    assert path is not None
+    row.result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    losses = [x for line in read_json_lines(path / "metrics.jsonl") if (x := line.get(METRIC)) is not None]
+    if losses:  # a classifier that stops early tests its best checkpoint, any other run its last one
+        is_best = stops_early and (path / TASK_FILE).is_file() and bool(read_task(path).labels)
+        row.loss = min(losses) if is_best else losses[-1]
     row.status, row.error = "finished", None
 
 

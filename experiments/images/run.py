@@ -16,7 +16,6 @@ from experiments.classes import align_classes
 from experiments.images.augment import AugmentConfig, augment
 from experiments.images.config import Config, ViewsConfig
 from experiments.images.model import (
-    Preprocess,
     check_images,
     describe_shape,
     encoder_config,
@@ -77,12 +76,7 @@ def run_experiment(config: Config, name: str = NAME) -> None:
         pooling=pooling_of(model),
         channels=_CHANNELS.get(training.images.shape[-1]),
     )
-    # Without a preprocessing of initial weights the file is only for the use of the model.
-    derived = () if task.preprocess.processor else (runs.PROCESSOR_FILE,)
-    with run.session(state, batches, task.digests, task=use, model=model, derived=derived) as (
-        state,
-        options,
-    ):
+    with run.session(state, batches, task.digests, task=use, model=model) as (state, options):
         result = train.fit(
             step, state, batches, evaluate=evaluate, learning_rate=schedule, unit="images",
             flops_per_step=flops, **options,
@@ -196,7 +190,6 @@ class _Task:
     examples: dict[str, data.ImageClassificationExamples]
     class_names: list[str]
     model: nn.Pure[nn.Classifier]
-    preprocess: Preprocess
     digests: dict[str, str]
 
 
@@ -222,7 +215,7 @@ def _prepare(config: Config, path: Path, inputs: RunInputs, name: str = NAME) ->
     columns = [config.data.image, config.data.label]
     digests = {split: content_digest(splits[split], columns) for split in examples}
     model = make_model(encoder, len(class_names), preprocess)
-    return _Task(examples, class_names, model, preprocess, digests)
+    return _Task(examples, class_names, model, digests)
 
 
 def _load(config: Config, inputs: RunInputs, name: str) -> tuple[dict[str, datasets.Dataset], list[str]]:

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments import command_line
 from experiments.classification.config import DataConfig as ClassificationData
@@ -123,7 +125,7 @@ def test_translation_goes_on_with_more_pairs(tmp_path, capsys):
     assert f"and {known} of 80 test inputs" in printed
     assert f"; {known} of the test pairs are training pairs too" in printed
     with pytest.raises(
-        SystemExit, match=r"got --data.held-out 0.3; wanted 0.2, by which .*Leave .*tfm convert"
+        SystemExit, match=r"got --data.held-out 0.3; wanted 0.2, by which .*leave it out.*tfm convert"
     ):
         translation([*third, "--data.held-out", "0.3", "--out", str(tmp_path / "fourth")])
     with pytest.raises(SystemExit, match=r"got --data.held-out-salt other; wanted tfm_jax"):
@@ -166,6 +168,13 @@ def test_a_permutation_goes_on_by_the_list(tmp_path):
     assert found == {"train": ["e", "a", "b"], "validation": ["c", "f"], "test": ["d", "g"]}
     found = regrouped(start_from(source, tmp_path / "run", by_permutation=True), mixed, ["test"])
     assert found == {"train": ["e", "a"], "validation": ["c", "f"], "test": ["b", "g"]}
+    with pytest.raises(
+        ValueError, match=r"for validation that it was trained on, all of them, and no others"
+    ):
+        regrouped(
+            start_from(source, tmp_path / "run", by_permutation=True),
+            {"train": ["e"], "validation": ["a"], "test": ["d"]},
+        )
 
 
 def test_the_share_and_the_salt_are_those_of_the_start(tmp_path):
@@ -253,6 +262,24 @@ def test_lines_are_hashed_by_three_whatever_the_parts():
     assert keep_lines(["a\nb\n", "c\nd\ne\n"], [0, 1]) == ["a\nb\n"]
     assert keep_lines(["a\nb\n", "c\nd\ne\n"], [0, 1, 2]) == ["a\nb\n", "c\nd\ne\n"]
     assert keep_lines(["a\nb"], []) == []
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "d "]), min_size=3, max_size=6), st.data())
+def test_windows_of_other_lines_have_other_hashes(lines, drawn):
+    other = drawn.draw(st.permutations(lines))
+    same = [line.strip() for line in other[:3]] == [line.strip() for line in lines[:3]]
+    assert (hash_lines(["\n".join(other)])[0] == hash_lines(["\n".join(lines)])[0]) == same
+
+
+def test_a_long_line_that_grew_loses_what_was_held_out():
+    rng = np.random.default_rng(0)
+    words = ["".join(map(str, rng.integers(0, 10, 6))) for _ in range(2000)]
+    held_out, grown = " ".join(words[900:1000]), " ".join(words)
+    known = np.isin(hash_lines([grown]), hash_lines([held_out]))
+    (kept,) = keep_lines([grown], np.flatnonzero(~known))
+    dropped = {*words} - {*kept.split()}
+    assert dropped < {*words[900:1000]} and len(dropped) >= 60  # but for the parts at both ends
+    assert keep_lines([grown], range(len(known))) == [grown]
 
 
 def test_texts_of_a_language_model_are_left_out(tmp_path):

@@ -53,7 +53,7 @@ SLOW = [
 
 @pytest.mark.parametrize("other", [(), *SLOW])
 def test_a_run_of_200_steps_made_longer_to_400_is_one_of_400(tmp_path, other):
-    common = (*CONSTANT, "--train.evaluate-every", "50", "--train.checkpoint-every", "50", *other)
+    common = (*CONSTANT, "--train.evaluate-every", "100", "--train.checkpoint-every", "100", *other)
     out = ("--out", str(tmp_path / "longer"))
     whole = start(config("--out", str(tmp_path / "whole"), *steps(400), *common))
     start(config(*out, *steps(200), *common))
@@ -98,7 +98,7 @@ def test_rewarm_starts_the_schedule_again(tmp_path, capsys):
     rewarm = ("--train.optimizer.when-longer", "rewarm")
     start(config(*out, *steps(6), *EVERY))
     start(config(*out, "--resume", *steps(10), *rewarm))
-    assert "is warmed up again from step 6 on, and its schedule ends at step 10" in capsys.readouterr().out
+    assert "is warmed up again from step 6 on, and its cosine ends at step 10" in capsys.readouterr().out
     peak, warmup = 1e-3, 2
     expected = [float(train.warmup_cosine(peak, warmup, n)(i)) for n in (6, 4) for i in range(n)]
     np.testing.assert_allclose([rates(path)[i] for i in range(1, 11)], expected, rtol=1e-6)
@@ -177,6 +177,16 @@ def test_the_way_is_changed_from_a_checkpoint_before_it(tmp_path):
     start(config(*out, "--resume", "--resume-step", "6", *rewarm))
     assert planned(path) == (10, ((6, "rewarm"),))
     assert rates(path)[8] == pytest.approx(1e-3)
+    assert json.loads((path / "set_aside" / "result.json").read_text())["loss"] == 5  # of the longer run
+
+
+def test_an_old_checkpoint_without_a_plan_keeps_its_result_too(tmp_path, monkeypatch):
+    out, path = ("--out", str(tmp_path / "run")), tmp_path / "run"
+    start(config(*out, *steps(6), *EVERY))
+    extra = train.Checkpoints.extra
+    monkeypatch.setattr(train.Checkpoints, "extra", lambda *args: {**extra(*args), "record": {}})
+    start(config(*out, "--resume", *steps(8)))
+    assert json.loads((path / "result-6.json").read_text())["loss"] == 3
 
 
 def test_fewer_steps_and_another_plan_exit_with_one_line_and_change_nothing(tmp_path):

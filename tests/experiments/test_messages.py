@@ -39,6 +39,7 @@ TRANSLATION = TranslationConfig(
         ("got train.batch_size=8; wanted", "got --train.batch-size 8; wanted"),
         ("(max_length=2); wanted", "(--data.max-length 2); wanted"),
         ("wanted at most max_length=30. Raise it.", "wanted at most max_length=30. Raise it."),
+        ("got size=(3, 4), steps=[4, 4], average=1", "got size=(3, 4), steps=[4, 4], --average 1"),
         ("got validation=0.6 and test=0.6;", "got --data.held-out 0.6 and --data.held-out 0.6;"),
         ("got warmup=9, d_model=6.", "got --train.optimizer.warmup 9, --model.d-model 6."),
         ("got rank=3 and 'x=1' in a.b=2, Rope(theta=1e6)", "got rank=3 and 'x=1' in a.b=2, Rope(theta=1e6)"),

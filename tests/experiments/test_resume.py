@@ -1,5 +1,6 @@
 """Resume: which settings may change, other data, earlier steps, damaged files."""
 
+import contextlib
 import importlib
 import json
 import shutil
@@ -11,7 +12,8 @@ import pytest
 from experiments import runner
 from experiments.language_model.run import main as language_model
 from tests.experiments.test_old_runs import OLD
-from tests.experiments.test_runner import SHORTER, Config, Validation, config, lines_of, start
+from tests.experiments.test_runner import SHORTER, Config, Validation, config, fit, lines_of, start
+from tfm_jax import runs
 from tfm_jax.train.run_directory import flatten, is_under, load_config
 from tfm_jax.values import to_dict
 
@@ -87,13 +89,18 @@ SOURCE = [
 ]
 FIXED_OF = {
     "classification": ["pooling", "head_dropout_rate", *(
-        f"data.{name}" for name in [*SOURCE, "text_column", "label_column", "max_length", "buckets"]
+        f"data.{name}" for name in [*SOURCE, "task", "text_column", "text_columns", "label_column", "columns",
+                                    "drop_missing_classes", "max_length", "buckets"]
     )],
     "images": ["patch_size", *(f"augment.{name}" for name in CHANGES), *(
-        f"data.{name}" for name in [*SOURCE, "image", "label", "classes", "size"]
+        f"data.{name}" for name in [*SOURCE, "image", "label", "classes", "drop_missing_classes", "size"]
     )],
-    "language_model": [f"data.{name}" for name in [*SOURCE, "column", "validation_bytes", "length"]],
-    "translation": [f"data.{name}" for name in [*SOURCE, "pair", "max_length", "buckets", "batch_tokens"]],
+    "language_model": [
+        f"data.{name}" for name in [*SOURCE, "column", "columns", "validation_bytes", "length"]
+    ],
+    "translation": [
+        f"data.{name}" for name in [*SOURCE, "pair", "columns", "max_length", "buckets", "batch_tokens"]
+    ],
 }  # fmt: skip
 
 
@@ -180,17 +187,36 @@ def test_other_data_of_any_split_exit(tmp_path, split):
     start(config(*out, "--resume"), digests=digests)
 
 
+def preprocess(run, name, content="{}"):
+    """Writes a file of preprocessing, as an experiment does before training."""
+    (run.path / name).write_text(content)
+    return run
+
+
 @pytest.mark.parametrize("name", runner._PREPROCESSING_FILES)
 def test_other_preprocessing_files_exit(tmp_path, name):
     out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / name
+    fit(preprocess(runner.Run(config(*out, *SHORTER), "regression"), name))
+    for change, now in ((lambda: path.write_text("[]"), r"'\w+'"), (path.unlink, "None")):
+        change()
+        with pytest.raises(
+            SystemExit, match=rf"files.{name}: the checkpoint has '\w+', the run now {now}\n.*init"
+        ):
+            start(config(*out, "--resume"))
+    path.write_text("{}")
+    start(config(*out, "--resume"))
+
+
+@pytest.mark.parametrize("name", runner._PREPROCESSING_FILES)
+def test_a_new_preprocessing_file_exits_but_that_of_images(tmp_path, name):
+    """A run of images of an older version has no preprocessor_config.json, and gets it on its resume."""
+    out, path = ("--out", str(tmp_path / "run")), tmp_path / "run" / name
     start(config(*out, *SHORTER))
     path.write_text("{}")
-    with pytest.raises(
-        SystemExit, match=rf"files.{name}: the checkpoint has None, the run now '\w+'\n.*init"
-    ):
+    is_free = name == runs.PROCESSOR_FILE
+    message = rf"files.{name}: the checkpoint has None, the run now '\w+'\n.*init"
+    with contextlib.nullcontext() if is_free else pytest.raises(SystemExit, match=message):
         start(config(*out, "--resume"))
-    path.unlink()
-    start(config(*out, "--resume"))
 
 
 def test_old_checkpoint_without_a_record_resumes(tmp_path):
@@ -212,14 +238,18 @@ def test_resume_from_an_earlier_step_keeps_the_later_ones_aside(tmp_path, capsys
     again = start(config("--out", str(tmp_path / "run"), "--resume", "--resume-step", "6"))
     aside = tmp_path / "run" / "set_aside"
     assert f"moved the checkpoints after step 6 to {aside}" in capsys.readouterr().out
-    assert {path.name for path in aside.iterdir()} == {"9", "12", "metrics.jsonl"}
+    assert {path.name for path in aside.iterdir()} == {"9", "12", "metrics.jsonl", "result.json"}
     assert (aside / "metrics.jsonl").read_text().splitlines() == [json.dumps(line) for line in lines]
     assert sorted(uninterrupted.checkpoints.iterdir()) == before
     chex.assert_trees_all_equal(jax.device_get(again.params), jax.device_get(uninterrupted.params))
     names = [line["step"] for line in lines_of(tmp_path / "run")]
     assert names == [line["step"] for line in lines]
     start(config("--out", str(tmp_path / "run"), "--resume", "--resume-step", "9"))
-    assert {path.name for path in (tmp_path / "run" / "set_aside-1").iterdir()} == {"12", "metrics.jsonl"}
+    assert {path.name for path in (tmp_path / "run" / "set_aside-1").iterdir()} == {
+        "12",
+        "metrics.jsonl",
+        "result.json",
+    }
     with pytest.raises(SystemExit, match=r"with steps \[3, 6, 9, 12\]; wanted the checkpoint of step 7"):
         start(config("--out", str(tmp_path / "run"), "--resume", "--resume-step", "7"))
 
@@ -235,7 +265,12 @@ def test_damaged_checkpoint_names_the_last_intact_one_to_resume_from(tmp_path):
         start(config(*out, "--resume"))
     again = start(config(*out, "--resume", "--resume-step", "6"))
     chex.assert_trees_all_equal(jax.device_get(again.params), jax.device_get(uninterrupted.params))
-    assert {p.name for p in (tmp_path / "run" / "set_aside").iterdir()} == {"9", "12", "metrics.jsonl"}
+    assert {p.name for p in (tmp_path / "run" / "set_aside").iterdir()} == {
+        "9",
+        "12",
+        "metrics.jsonl",
+        "result.json",
+    }
 
 
 BAD_CONFIGS = [

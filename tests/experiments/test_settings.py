@@ -84,6 +84,9 @@ def write(path, content):
         ("data.pair='a b'", "a b"),
         ("data.pair=it's", "it's"),
         ("data.pair=None", None),
+        ("train.optimizer.extended=400 hold 600 rewarm", ((400, "hold"), (600, "rewarm"))),
+        ("train.optimizer.extended=", ()),
+        ("init_from=None", None),
         ("data.kind=3", 3),
         ("data.kind=b", "b"),
         ("data.path=a/b", Path("a/b")),
@@ -111,6 +114,7 @@ def test_set_reads_a_value_as_the_option_does(assignment, value):
         (["model.positions=rope"], "--set model.positions: got 'rope'; wanted one of Sinusoidal, Learn"),
         (["parallel=both"], "--set parallel: got both; wanted 'jit' or 'pmap'"),
         (["data.size=3"], "--set data.size: got 3; wanted a tuple of"),
+        (["train.optimizer.extended=400 hold 600"], "extended: got 400 hold 600; wanted a tuple of a tuple"),
         (["data.size=3 x"], "--set data.size: got 3 x; wanted a tuple of"),
         (["train.stepz=1"], "--set: got train.stepz; wanted a field of the config, such as train.steps. --h"),
         (["data=1"], "--set: got data, which has several fields; wanted one of them, such as data.source."),
@@ -195,6 +199,15 @@ def test_config_of_version_0_1_is_migrated():
     assert found.data.held_out_salt is None and found.model.d_model == saved["model"]["d_model"]
 
 
+def test_a_file_without_a_format_is_that_of_a_whole_run(tmp_path):
+    """A part of one would get the salt of version 0.1."""
+    path = write(tmp_path / "c.json", {"data": {"held_out": 0.2}})
+    assert error_of("--config", path, config=ImagesConfig) == (
+        f'error: --config {path}: got no "format", and not the whole file of a run of version 0.1; wanted '
+        'the number of the format. Add "format": 2'
+    )
+
+
 def test_the_data_of_a_file_decide_the_other_defaults(tmp_path):
     file = write(tmp_path / "c.json", {"format": 2, "data": {"source": "x.jsonl"}})
     found = parse("--config", file, config=translation.Config)
@@ -213,6 +226,14 @@ def test_the_weights_of_a_file_or_of_set_decide_the_model(tmp_path):
     # A whole file has the model of its weights, here with another dropout rate.
     content = {"format": 2, "init_from": "gone", "model": {"d_model": 16, "dropout_rate": 0.5}}
     assert parse("--config", write(file, content)).model.dropout_rate == 0.5
+    # Beside --init-from it is compared with the weights; what it leaves to the data is theirs.
+    write(file, {"format": 2, "model": {"d_model": 8, "dropout_rate": 0.5, "vocab_size": 0}})
+    found = parse("--config", file, "--init-from", tmp_path / "start").model
+    assert (found.d_model, found.dropout_rate, found.vocab_size, found.n_heads) == (8, 0.5, 7, 4)
+    write(file, {"format": 2, "init_from": str(tmp_path / "start")})
+    for words in (["--init-from", "None"], ["--set", "init_from=None"]):
+        found = parse("--config", file, *words)
+        assert (found.init_from, found.model) == (None, MODEL)
     assert "--set data.vocab_size" in error_of(
         "--init-from", tmp_path / "start", "--set", "data.vocab_size=5", config=translation.Config
     )

@@ -15,7 +15,7 @@ from experiments.runner import Stopped
 from tests.experiments.test_images import SMALL, result_of
 from tests.experiments.test_settings import write
 from tests.experiments.test_small_data import Config as SmallConfig
-from tfm_jax import nn, processes
+from tfm_jax import nn, processes, runs
 from tfm_jax.train.run_directory import RunDirectory, load_config
 from tfm_jax.values import to_dict
 
@@ -29,18 +29,28 @@ class Config(RunConfig):
 
     model: nn.Config = MODEL
     train: TrainConfig = TRAIN
+    beams: int = 4
+    """Of the test."""
+
+    MAY_CHANGE = (*RunConfig.MAY_CHANGE, "beams")
 
 
 class Experiment:
     """An experiment that computes nothing: its loss is the learning rate plus the seed; seed 13 fails."""
 
     def __init__(self):
-        self.trained, self.stops_at = [], None
+        self.configs: dict[str, RunConfig] = {}
+        self.trained, self.stops_at, self.task = [], None, runs.Task(task="translation")
 
     def __call__(self, config):
         name = config.out.name
-        RunDirectory(config.out, to_dict(config), resume=config.resume, free=config.MAY_CHANGE)
+        try:
+            RunDirectory(config.out, to_dict(config), resume=config.resume, free=config.MAY_CHANGE)
+        except ValueError as error:
+            raise SystemExit(f"toy: {error}") from error
+        runs.write_task(config.out, self.task, runs.Origin.now({}, config.train.seed))
         self.trained.append((name, config.resume))
+        self.configs[name] = config
         seed, rate = config.train.seed, config.train.optimizer.learning_rate
         if name == self.stops_at:
             raise Stopped("toy: stopped at step 3, saved; resume by --resume")
@@ -103,12 +113,40 @@ def test_all_combinations_are_trained_and_the_best_is_marked(toy, tmp_path, caps
     assert f"toy: 4 runs: 4 finished; best: least validation/loss. The sweep's directory: {out}" in printed
 
 
-def test_with_early_stopping_the_least_loss_counts(toy, tmp_path):
+@pytest.mark.parametrize(
+    ("task", "of_patience"),
+    [
+        (runs.Task(task="text-classification", labels=("no", "yes")), 0.5),
+        (runs.Task(task="translation"), 4.001),
+    ],
+)
+def test_the_loss_is_of_the_tested_checkpoint(toy, tmp_path, task, of_patience):
+    """With early stopping that of a classifier is its best one, and of other models the last one."""
+    toy.task = task
     assert (
         toy.run("--out", tmp_path / "x", "--sweep", "train.patience=None", "3", "--train.seed", "4")[0] == 0
     )
-    _, runs = saved(tmp_path / "x")
-    assert [run["validation/loss"] for run in runs.values()] == [4.001, 0.5]
+    _, found = saved(tmp_path / "x")
+    assert [run["validation/loss"] for run in found.values()] == [4.001, of_patience]
+
+
+@pytest.mark.parametrize(
+    ("options", "trains"),
+    [(["--beams", 1], True), (["--train.patience", 3], True), (["--train.keep", 2], False), ([], False)],
+)
+def test_a_finished_run_is_resumed_for_what_changes_its_result(toy, tmp_path, options, trains):
+    assert toy.run("--out", tmp_path / "x", "--sweep", "train.seed=1") == (0, [("train.seed=1", False)])
+    found = toy.run("--out", tmp_path / "x", "--resume", *options)
+    assert found == (0, [("train.seed=1", True)] if trains else [])
+
+
+def test_a_finished_run_that_cannot_be_resumed_keeps_its_result(toy, tmp_path):
+    out = tmp_path / "out"
+    toy.run("--out", out, "--sweep", "train.seed=1")
+    before = (out / "train.seed=1" / "result.json").read_text()
+    status, _ = toy.run("--out", out, "--resume", "--model.d-model", "16")
+    assert status == 1 and saved(out)[1]["train.seed=1"]["status"] == "failed"
+    assert (out / "train.seed=1" / "result.json").read_text() == before
 
 
 def test_a_failed_run_is_a_row_and_the_others_follow(toy, tmp_path, capsys):
@@ -158,6 +196,23 @@ def test_an_option_beside_resume_replaces_that_of_the_sweep(toy, tmp_path):
     assert toy.run("--resume", f"--out={out}", "--train.keep", "4")[0] == 0
     train = load_config(Config, out / "train.seed=2" / "config.json").train
     assert (train.keep, train.log_every) == (4, 7)
+    # --set beside --resume too, in place of an option or a --set of the sweep
+    for path in out.glob("train.seed=*/result.json"):
+        path.unlink()
+    options = ("--set", "train.keep=2", "--set", "train.log-every=8")
+    assert toy.run("--resume", f"--out={out}", *options)[0] == 0
+    for config in (toy.configs["train.seed=1"], toy.configs["train.seed=2"]):
+        assert (config.train.keep, config.train.log_every) == (2, 8)
+
+
+def test_a_file_of_set_is_read_once(toy, tmp_path):
+    out, file = tmp_path / "out", write(tmp_path / "values", "train.keep=3\n")
+    toy.stops_at = "train.seed=1"
+    toy.run("--out", out, "--sweep", "train.seed=1", "2", "--set", file)
+    toy.stops_at = None
+    file.unlink()
+    assert toy.run("--out", out, "--resume")[0] == 0
+    assert toy.configs["train.seed=2"].train.keep == 3
 
 
 def test_the_file_of_config_makes_new_runs_alone(toy, tmp_path):

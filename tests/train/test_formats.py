@@ -62,6 +62,14 @@ def test_record_of_an_old_checkpoint_is_migrated(tmp_path):
     old, current = ({"config": flatten(config), "data": {"test": "a"}} for config in (OLD, CURRENT))
     assert migrate_record(old, 1) == current
     assert migrate_record({"data": {}}, 1) == {"data": {}}
+    files = {
+        "files": {"tokenizer.json": "0f", "special_tokens_map.json": None, "preprocessor_config.json": None}
+    }
+    for number in (1, FORMAT):  # a run of images may get that file
+        assert migrate_record(old | files, number)["files"] == {
+            "tokenizer.json": "0f",
+            "special_tokens_map.json": None,
+        }
     save_checkpoint(tmp_path, {"record": old})
     with train.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.extra()["record"] == old  # as saved, in the current format

@@ -12,6 +12,8 @@ version 0.1 wrote none."""
 
 _ATTENTION_IMPLEMENTATIONS = {"optimistic": "cpu_decode"}
 """Backends by their names in format 1."""
+_LATER_FILE = "preprocessor_config.json"
+"""A file that a run of images gets on its resume, if an older version started it."""
 
 
 class NewerFormatError(ValueError):
@@ -71,6 +73,9 @@ def migrate_record(record: Mapping[str, Any], number: int) -> dict[str, Any]:
     Returns:
       A new dict.
     """
+    files = record.get("files")
+    if isinstance(files, Mapping) and files.get(_LATER_FILE, "") is None:
+        record = {**record, "files": {name: digest for name, digest in files.items() if name != _LATER_FILE}}
     if not isinstance(record.get("config"), Mapping):
         return dict(record)
     sections: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from tfm_jax.values import from_dict, plain
 
 __all__ = [
     "BEST_METRIC",
+    "FORMAT",
     "MODEL_FILE",
     "SWEEP_FILE",
     "RunDirectory",
