@@ -133,7 +133,9 @@ def nine_sizes(f, x):
     f(x)
 
 
-@pytest.mark.parametrize("raised, tries", [(TypeError, 5), (NotImplementedError, 5), (ValueError, 25)])
+@pytest.mark.parametrize(
+    "raised, tries", [(TypeError, 5), (NotImplementedError, 5), (ValueError, 25), (AssertionError, 25)]
+)
 def test_number_of_cases_before_a_law_counts_as_not_supported(raised, tries):
     def f(x):
         raise raised("no")

@@ -35,9 +35,9 @@ def check(
 
     Args:
       function: called as ``suite.signature`` says; ``laws.torch``, ``laws.numpy`` and ``laws.heads_first``
-        adapt functions of other libraries. A case for which it raises ValueError, TypeError or RuntimeError
-        counts as not supported; any other exception violates the law. A law whose first cases all raise the
-        same is not tried further.
+        adapt functions of other libraries. A case for which it raises ValueError, TypeError, RuntimeError or
+        AssertionError counts as not supported; any other exception violates the law. A law whose first cases
+        all raise the same is not tried further.
       suite: such as ``laws.attention``, or ``laws.attention.only("fully_masked_rows")``.
       examples: cases per law, at least 1.
       seed: the same seed draws the same cases.
