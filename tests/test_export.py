@@ -244,7 +244,8 @@ def test_a_cache_is_an_argument_of_an_exported_decode_step(window):
         return jax.ShapeDtypeStruct((b, *x.shape[1:]) if x.ndim else (), x.dtype)
 
     caches = {B: nn.init_cache(model, params, B, 4) for B in (1, 3)}
-    exported = jax.export.export(jax.jit(step))(
+    compiled = jax.jit(step)
+    exported = jax.export.export(compiled)(
         jax.tree.map(jnp.asarray, params),
         jax.ShapeDtypeStruct((b,), jnp.int32),
         jax.tree.map(symbol, caches[1]),
@@ -255,7 +256,7 @@ def test_a_cache_is_an_argument_of_an_exported_decode_step(window):
         for i in range(2):
             token = integers((B,), 11, seed=i)
             logits, cache = exported.call(params, token, cache)
-            want, direct = step(params, token, direct)
+            want, direct = compiled(params, token, direct)
             np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-5)
         assert int(cache.slots.length) == 2
 

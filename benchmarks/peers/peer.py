@@ -1,13 +1,12 @@
-"""``Peer``, and adapters of exceptions and of keys."""
+"""``Peer``, and a seed for libraries without keys."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-__all__ = ["Peer", "assertions_as_value_errors", "seed_of"]
+__all__ = ["Peer", "seed_of"]
 
 
 class Peer(NamedTuple):
@@ -22,19 +21,6 @@ class Peer(NamedTuple):
     name: str
     called: str
     suites: dict[str, Callable[..., Any]]
-
-
-def assertions_as_value_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with ValueError for AssertionError, by which some libraries check arguments."""
-
-    @functools.wraps(function)
-    def call(*args: Any, **options: Any) -> Any:
-        try:
-            return function(*args, **options)
-        except AssertionError as error:
-            raise ValueError(f"AssertionError: {error}") from error
-
-    return call
 
 
 def seed_of(key: Any) -> int:

@@ -91,14 +91,16 @@ def test_adapters_and_sizes(tfm, tmp_path):
     [
         (
             ("--suite", "activation", "--heads", "3"),
-            "--heads: got --suite activation; wanted attention, masked",
+            "--heads: got --suite activation; wanted one of attention, masked",
         ),
         (
             ("--suite", "norm", "--kv-heads", "equal"),
-            "--kv-heads: got --suite norm; wanted attention, masked",
+            "--kv-heads: got --suite norm; wanted one of attention, masked",
         ),
         (("--head-dim", "3"), "--head-dim: got 3; wanted at least 4."),
         (("--json", "--markdown"), "--json: got --markdown too; wanted one of both."),
+        (("--adapter", "numpy", "--adapter", "torch"), "--adapter: got torch and numpy; wanted one of both."),
+        (("--badge", "no/b.svg"), "--badge: got no/b.svg; wanted a file in a directory that exists."),
         (("--badge", "b.png"), "--badge: got b.png; wanted a name that ends in .svg or .json."),
     ],
 )

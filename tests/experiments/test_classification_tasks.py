@@ -193,8 +193,8 @@ def test_loss_of_pairs_reads_token_types():
     settings = Config(model=config, data=DataConfig(task="pair", source="a.csv"))
     batch = task.examples(labelled, tokenizer, 2, settings).take(np.arange(2))
     model = nn.functionalize(nn.Classifier, config, 2)
-    params = jax.tree.map(lambda x: 3 * x, model.init(jax.random.key(0)))
-    loss_fn = make_loss(model, 0.0)
+    params = jax.tree.map(lambda x: 3 * x, jax.jit(model.init)(jax.random.key(0)))
+    loss_fn = jax.jit(make_loss(model, 0.0))
     with_types = loss_fn(params, batch, None)[0][0]
     batch["token_types"] = np.zeros_like(batch["token_types"])
     assert float(loss_fn(params, batch, None)[0][0]) != pytest.approx(float(with_types))

@@ -98,7 +98,7 @@ def test_translation_goes_on_with_more_pairs(tmp_path, capsys):
     options += ["--data.source", write_pairs(pairs, range(100)), "--data.batch-tokens", "None"]
     translation(["--out", str(first), *options, "--data.held-out", "0.2", "--data.tokenizer", "characters"])
     before = saved_inputs(first)
-    assert [len(before[name]) for name in before] and sum(map(len, before.values())) == 100
+    assert all(before.values()) and sum(map(len, before.values())) == 100
     write_pairs(pairs, [*range(50, 160), *range(50)])
     capsys.readouterr()
     options = [*without_model(options), *FROZEN, "--init-from", str(first)]

@@ -10,6 +10,7 @@ import pytest
 from experiments.classification.run import main as classification
 from experiments.images.run import main as images
 from experiments.language_model.run import main as language_model
+from experiments.translation import decode
 from experiments.translation.run import main as translation
 from tests.experiments import test_language_model, test_translation
 from tests.experiments.test_classification import result_of, write_texts
@@ -122,9 +123,10 @@ def test_pairs_of_a_translation(tmp_path):
     translation([*SMALL, "--data.source", source, *options, "--out", str(out)])
     pairs = [json.loads(line)["translation"] for line in Path(test).read_text().splitlines()]
     found = runs.load_run(out).translate([pair["en"] for pair in pairs])
-    exact = np.mean([text == pair["fr"] for text, pair in zip(found, pairs, strict=True)])
-    result = result_of(out)
-    assert exact == pytest.approx(result["exact_match"]) and runs.read_task(out).task == "translation"
+    result, scores = result_of(out), decode.text_metrics("fr")(found, [pair["fr"] for pair in pairs])
+    # After so few steps no translation is exact, but its characters are some of the reference.
+    assert scores["chrf"] == pytest.approx(result["chrf"]) and scores["chrf"] > 1
+    assert runs.read_task(out).task == "translation"
 
 
 def test_prompts_of_a_language_model(tmp_path):

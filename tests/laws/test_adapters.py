@@ -182,6 +182,14 @@ def test_what_torch_does_not_differentiate_has_gradient_0():
 
 
 @parity
+def test_a_number_beside_the_tensors_of_torch_has_no_gradient():
+    f = laws.torch(lambda x: (x.double() * 2, 3.0))
+    out, number = f(jnp.asarray(X))
+    assert out.dtype == number.dtype == jnp.float32 and number == 3
+    np.testing.assert_array_equal(jax.grad(lambda x: f(x)[0].sum())(jnp.asarray(X)), np.full_like(X, 2))
+
+
+@parity
 def test_a_module_of_torch():
     import torch
 

@@ -133,7 +133,9 @@ def nine_sizes(f, x):
     f(x)
 
 
-@pytest.mark.parametrize("raised, tries", [(TypeError, 5), (NotImplementedError, 5), (ValueError, 25)])
+@pytest.mark.parametrize(
+    "raised, tries", [(TypeError, 5), (NotImplementedError, 5), (ValueError, 25), (AssertionError, 25)]
+)
 def test_number_of_cases_before_a_law_counts_as_not_supported(raised, tries):
     def f(x):
         raise raised("no")
@@ -157,6 +159,23 @@ def test_one_supported_size_is_found():
 
     report = laws.check(only_7, laws.Suite("sizes", "f(x) -> y", laws.Subject, (nine_sizes,)))
     assert report.ok and report.findings[0].unsupported == 8
+
+
+def test_unsupported_cases_do_not_end_the_reduction_of_a_violation():
+    @laws.law(st.tuples(st.integers(0, 1000), st.integers(0, 1000)))
+    def first_of_pair(f, x):
+        """The output is the first input."""
+        laws.assert_close(f(x[0]), x[0])
+
+    def wrong_in_few_sizes(x):
+        if x % 8 or x < 300:
+            raise ValueError("no")
+        return x + 1
+
+    suite = laws.Suite("pairs", "f(x) -> x", laws.Subject, (first_of_pair,))
+    found = [laws.check(wrong_in_few_sizes, suite, seed=seed).findings[0] for seed in range(8)]
+    assert [x.status for x in found] == ["violated"] * 8
+    assert max(x.unsupported for x in found) > 25 and not any(x.cases for x in found)
 
 
 def test_the_last_line_of_an_error_in_a_callback_is_its_reason():

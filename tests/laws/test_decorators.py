@@ -3,6 +3,7 @@
 import inspect
 import sys
 
+import jax
 import pytest
 from hypothesis import settings
 
@@ -20,9 +21,9 @@ def returns(function):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def function():
-    return RIGHT
+    return jax.jit(RIGHT)
 
 
 @laws.parametrize(laws.attention.only(*NAMES), examples=EXAMPLES)

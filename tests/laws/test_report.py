@@ -31,7 +31,7 @@ HOLDS, UNSUPPORTED = law_of("holds"), laws.law(st.integers())(unsupported)
 
 def report_of(*laws_of_suite):
     return laws.check(
-        lambda x: x, laws.Suite("numbers", "f(x) -> x", laws.Subject, laws_of_suite), examples=3
+        lambda x: x, laws.Suite("numbers", "f(x) -> x", laws.Subject, laws_of_suite), examples=9
     )
 
 
@@ -57,6 +57,21 @@ def test_severity_is_one_of_two():
         law_of("x", "minor")
 
 
+@pytest.mark.parametrize(
+    "wrong_from, severity, smallest", [(40, "wrong result", "40"), (101, "contract", "0")]
+)
+def test_a_violated_contract_does_not_hide_a_wrong_result(wrong_from, severity, smallest):
+    @laws.law(st.integers(0, 100))
+    def both(f, x):
+        """A wrong result in large cases, a violated contract in all others."""
+        if f(x) >= wrong_from:
+            raise laws.Violation("wrong")
+        raise laws.Violation("promise", severity="contract")
+
+    (found,) = report_of(both).findings
+    assert (found.severity, found.counterexample.splitlines()[0]) == (severity, smallest)
+
+
 def test_few_laws_are_contracts():
     severities = [law.severity for suite in laws.SUITES.values() for law in suite]
     assert 20 < severities.count("contract") < len(severities) / 5
@@ -69,7 +84,7 @@ def test_report_as_data(report):
     promise = data["findings"][1]
     assert (promise["law"], promise["severity"], promise["status"]) == ("promise", "contract", "violated")
     assert promise["counterexample"] == "0\noutput: got 1; wanted 0"
-    assert data["findings"][0]["cases"] == 3 and data["findings"][3]["reason"] == "no"
+    assert data["findings"][0]["cases"] == 9 and data["findings"][3]["reason"] == "no"
 
 
 def test_report_as_markdown(report):

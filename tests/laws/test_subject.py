@@ -40,6 +40,14 @@ def test_one_number_instead_of_sum_and_weight_violates_a_law():
     assert report.violated and "wanted (sum, weight)" in str(report)
 
 
+def test_a_violation_within_a_call_is_not_an_assertion_of_the_function():
+    def violated():
+        raise laws.Violation("output: got a number")
+
+    with pytest.raises(laws.Violation, match=r"^output: got a number$"):
+        laws.Subject(jnp.tanh).run(violated)
+
+
 def test_function_need_not_be_hashable():
     class Double:
         __hash__ = None

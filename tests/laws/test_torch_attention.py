@@ -42,6 +42,13 @@ def test_multihead_attention_with_its_weights(page):
     assert {found.severity for found in report.by_severity()} == {"contract"}
 
 
+def test_a_module_without_its_recipe_supports_no_call():
+    """Its check of the arguments is an assertion."""
+    report = laws.check(laws.torch(multihead_attention()), laws.attention)
+    assert len(report.unsupported) == len(report.findings) and "received 4-D query" in str(report)
+    assert "the function refuses every call of the suite's signature" in str(report)
+
+
 @pytest.mark.slow
 def test_whole_reports(page):
     report = laws.check(page["attend"], laws.attention, kv_heads="equal")

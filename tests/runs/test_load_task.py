@@ -60,7 +60,8 @@ def logits_of(directory, task, examples):
     found = runs.load_model(directory)
     model = nn.functionalize(classifier_of(task), found.config)
     batch = examples.take(np.arange(len(examples)))
-    logits = model.apply(found.params, batch["tokens"], batch["valid"], token_types=batch.get("token_types"))
+    apply = jax.jit(model.apply)
+    logits = apply(found.params, batch["tokens"], batch["valid"], token_types=batch.get("token_types"))
     return batch, np.asarray(jax.nn.softmax(logits))
 
 
@@ -124,7 +125,8 @@ def test_a_sentence_vector_is_what_the_head_of_the_run_reads(made, name):
     tokenizer = data.load_tokenizer(made / name)
     for text, vector in zip(["abc", "abcdefgh" * 3], encoder(["abc", "abcdefgh" * 3]), strict=True):
         ids = np.array([1, *tokenizer.encode(text)[:7], 2], np.int32)
-        hidden = np.asarray(nn.functionalize(nn.Encoder, config).apply(found.params["encoder"], ids))
+        apply = jax.jit(nn.functionalize(nn.Encoder, config).apply)
+        hidden = np.asarray(apply(found.params["encoder"], ids))
         wanted = hidden[0] if name == "first" else hidden.mean(0)
         np.testing.assert_allclose(vector, wanted / np.linalg.norm(wanted), rtol=1e-4, atol=1e-5)
 

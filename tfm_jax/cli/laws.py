@@ -61,6 +61,10 @@ class Laws(Command):
             raise ValueError("--json: got --markdown too; wanted one of both.")
         if self.badge is not None and self.badge.suffix not in (".svg", ".json"):
             raise ValueError(f"--badge: got {self.badge}; wanted a name that ends in .svg or .json.")
+        if self.badge is not None and not self.badge.parent.is_dir():
+            raise ValueError(f"--badge: got {self.badge}; wanted a file in a directory that exists.")
+        if {"torch", "numpy"} <= set(self.adapter):
+            raise ValueError("--adapter: got torch and numpy; wanted one of both.")
 
     def run(self) -> int:
         """Prints the report; returns 1 unless every law holds."""
@@ -98,11 +102,15 @@ class Laws(Command):
         """The options of the suite that are set."""
         values = {"kv_heads": self.kv_heads, "heads": self.heads, "head_dim": self.head_dim}
         options = {name: value for name, value in values.items() if value not in (None, "any")}
+
+        def takes(suite: "Suite", name: str) -> bool:
+            return name in inspect.signature(suite.subject).parameters
+
         for name in options:
-            if name not in inspect.signature(suite.subject).parameters:
+            if not takes(suite, name):
+                wanted = ", ".join(x.name for x in tfm_jax.laws.SUITES.values() if takes(x, name))
                 option = f"--{name.replace('_', '-')}"
-                wanted = "attention, masked_attention or attention_dropout"
-                raise ValueError(f"{option}: got --suite {suite.name}; wanted {wanted}.")
+                raise ValueError(f"{option}: got --suite {suite.name}; wanted one of {wanted}.")
         if self.head_dim is not None and self.head_dim < 4:
             raise ValueError(f"--head-dim: got {self.head_dim}; wanted at least 4.")
         return options

@@ -89,7 +89,8 @@ def torch(function: Function) -> Function:
             # Copies: torch lets no function change a leaf of the graph in place.
             copies = (y.clone() if _is_floating(x) else y for x, y in zip(leaves, tensors, strict=True))
             args, options = tree.unflatten(copies)
-            outputs = [y for y in jax.tree.leaves(function(*args, **options)) if y.is_floating_point()]
+            outputs = map(library.as_tensor, jax.tree.leaves(function(*args, **options)))  # also of a number
+            outputs = [y for y in outputs if y.is_floating_point()]
         pairs = [(y, to_tensor(c)) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
         gradients: Sequence[Any] = [None] * len(inputs)
         if pairs:

@@ -35,9 +35,9 @@ def check(
 
     Args:
       function: called as ``suite.signature`` says; ``laws.torch``, ``laws.numpy`` and ``laws.heads_first``
-        adapt functions of other libraries. A case for which it raises ValueError, TypeError or RuntimeError
-        counts as not supported; any other exception violates the law. A law whose first cases all raise the
-        same is not tried further.
+        adapt functions of other libraries. A case for which it raises ValueError, TypeError, RuntimeError or
+        AssertionError counts as not supported; any other exception violates the law. A law whose first cases
+        all raise the same is not tried further.
       suite: such as ``laws.attention``, or ``laws.attention.only("fully_masked_rows")``.
       examples: cases per law, at least 1.
       seed: the same seed draws the same cases.
@@ -112,45 +112,74 @@ def check_law(
     """
     if examples < 1:
         raise ValueError(f"laws.check: got examples={examples}; wanted at least 1")
-    count, unsupported_cases, skipped = 0, _UnsupportedCases(signature, tries), 0
-    adapt = subject.adapt if isinstance(subject, Subject) else lambda case: case
+    for any_severity in (False, True):  # a violated contract must not hide a wrong result in another case
+        search = _Search(law, subject, _UnsupportedCases(signature, tries), any_severity)
+        finding = search.finding(_settings(examples, seed))
+        if finding.status == "violated" or not search.passed_over:
+            break
+    return finding
 
-    def run(drawn: Any) -> None:
-        nonlocal count, skipped
-        case = adapt(drawn)
+
+class _Search:
+    """The search for a counterexample of a law.
+
+    Args:
+      law: the law.
+      subject: what its statement calls.
+      unsupported: counts the cases that it does not support.
+      any_severity: whether a violation of a lesser severity than the law's is a counterexample too.
+    """
+
+    def __init__(self, law: Law, subject: Any, unsupported: "_UnsupportedCases", any_severity: bool):
+        self._law, self._subject, self._unsupported, self._any = law, subject, unsupported, any_severity
+        self._adapt = subject.adapt if isinstance(subject, Subject) else lambda case: case
+        self._count, self._skipped, self._violated = 0, 0, False
+        self.passed_over = False
+
+    def finding(self, settings: Callable[[Callable[[], None]], Callable[[], None]]) -> Finding:
+        """The finding, under settings of hypothesis."""
+        counterexample, severity = None, self._law.severity
+        try:
+            settings(hypothesis.given(self._law.cases)(self._run))()
+        except _Stopped:
+            pass
+        except Violation as violation:
+            counterexample, severity = str(violation), violation.severity or severity
+        except errors.Flaky as flaky:
+            counterexample = f"two calls with the same arguments give different results:\n{flaky}"
+        except errors.Unsatisfiable:
+            if not self._unsupported.number and not self._skipped:
+                raise
+        if not self._count and self._skipped and not self._unsupported.number and counterexample is None:
+            reason = "no case of this law has the sizes of the options"
+            return Finding(self._law, 0, self._skipped, reason, None, severity)
+        first, number = self._unsupported.first, self._unsupported.number
+        reason = first.reason if first else ""
+        return Finding(self._law, self._count, number, reason, counterexample, severity, first)
+
+    def _run(self, drawn: Any) -> None:
+        found_nothing = not self._count and not self._violated  # a violation is reduced, however rare it is
+        case = self._adapt(drawn)
         if case is None:
-            skipped += 1
-            if not count and skipped >= UNSUPPORTED:
+            self._skipped += 1
+            if found_nothing and self._skipped >= UNSUPPORTED:
                 raise _Stopped
             hypothesis.reject()
         try:
-            law.statement(subject, case)
+            self._law.statement(self._subject, case)
         except Unsupported as unsupported:
-            unsupported_cases.add(unsupported)
-            if not count and unsupported_cases.are_enough():
+            self._unsupported.add(unsupported)
+            if found_nothing and self._unsupported.are_enough():
                 raise _Stopped from None
             hypothesis.reject()
         except Violation as violation:
-            shown = case if violation.case is None else violation.case
-            raise Violation(f"{describe(shown)}\n{violation}", severity=violation.severity) from None
-        count += 1
-
-    counterexample, severity = None, law.severity
-    try:
-        _settings(examples, seed)(hypothesis.given(law.cases)(run))()
-    except _Stopped:
-        pass
-    except Violation as violation:
-        counterexample, severity = str(violation), violation.severity or severity
-    except errors.Flaky as flaky:
-        counterexample = f"two calls with the same arguments give different results:\n{flaky}"
-    except errors.Unsatisfiable:
-        if not unsupported_cases.number and not skipped:
-            raise
-    if not count and not unsupported_cases.number and skipped:
-        return Finding(law, 0, skipped, "no case of this law has the sizes of the options", None, severity)
-    first, number = unsupported_cases.first, unsupported_cases.number
-    return Finding(law, count, number, first.reason if first else "", counterexample, severity, first)
+            severity = violation.severity or self._law.severity
+            if severity == self._law.severity or self._any:
+                self._violated = True
+                shown = case if violation.case is None else violation.case
+                raise Violation(f"{describe(shown)}\n{violation}", severity=severity) from None
+            self.passed_over = True
+        self._count += 1
 
 
 class _UnsupportedCases:

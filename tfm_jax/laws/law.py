@@ -27,7 +27,7 @@ class Violation(AssertionError):
     Args:
       message: the message.
       case: the case, where it is not the one with which the statement was called.
-      severity: where it is not that of the law.
+      severity: where it is a lesser one than the law's.
     """
 
     def __init__(self, message: str = "", *, case: object = None, severity: str | None = None):

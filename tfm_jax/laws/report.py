@@ -52,7 +52,7 @@ class Finding:
     Args:
       law: the law.
       cases: the number of cases in which the law was checked.
-      unsupported: the number of cases for which the function raised ValueError, TypeError or RuntimeError.
+      unsupported: the number of cases that the function did not support.
       reason: the first of these exceptions, as text; "" without any.
       counterexample: the smallest case found that violates the law, with the message; None where it holds.
       severity: of the violation, or of the law.

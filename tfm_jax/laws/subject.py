@@ -16,6 +16,8 @@ __all__ = ["AnyArray", "Call", "Function", "Subject", "Unsupported", "check_shap
 Function = Callable[..., Any]
 """A function under test, or one made of it: it takes and returns arrays, or pytrees of arrays."""
 AnyArray = np.ndarray | Array
+UNSUPPORTED_ERRORS = (ValueError, TypeError, RuntimeError, AssertionError)
+"""What a function raises for arguments that it does not support; torch and chex check them by assertions."""
 R = TypeVar("R")
 
 
@@ -27,7 +29,7 @@ class Call(NamedTuple):
 
 
 class Unsupported(Exception):
-    """The function raised ValueError, TypeError or RuntimeError: it does not support the case.
+    """The function raised one of ``UNSUPPORTED_ERRORS``: it does not support the case.
 
     Args:
       reason: the exception in one line.
@@ -109,19 +111,21 @@ class Subject:
         """The result of a call that runs the function, with matrix products in full float32.
 
         Raises:
-          Unsupported: for ValueError, TypeError and RuntimeError.
+          Unsupported: for one of ``UNSUPPORTED_ERRORS``.
           Violation: for any other exception.
         """
         self.failed_call = None
         try:
             with jax.default_matmul_precision("highest"):
                 return call()
+        except Violation:  # of the form of the output, which is an AssertionError
+            raise
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             # The message of a callback's exception is its traceback; the last line is the exception.
             line = lines[-1] if "Traceback (most recent call last)" in str(error) else lines[0]
             message = f"{type(error).__name__}: {line[:160]}"
-            if isinstance(error, ValueError | TypeError | RuntimeError):
+            if isinstance(error, UNSUPPORTED_ERRORS):
                 raise Unsupported(message, self.failed_call) from error
             raise Violation(f"raised {message}") from error
 

@@ -59,6 +59,11 @@ def test_a_function_without_grouped_heads_supports_all_laws_of_equal_heads():
     ]
 
 
+def test_one_head_shares_no_dropout_mask_with_another():
+    report, seen = seen_by(laws.attention_dropout.only("draws_are_independent"), heads=1)
+    assert report.ok and {N for N, K, H in seen} == {1}
+
+
 def test_laws_that_call_one_head_are_left_out_for_fixed_heads():
     report, seen = seen_by(laws.attention.only("heads_are_independent", "padding"), heads=2)
     assert [found.law.name for found in report.findings] == ["padding"] and {N for N, K, H in seen} == {2}
@@ -97,7 +102,7 @@ def test_the_gradient_of_a_fully_masked_row_is_a_contract():
         return attend(q, k, v, mask) + v.sum()
 
     for function, severity in ((attend, "contract"), (wrong, "wrong result")):
-        (finding,) = laws.check(jax.jit(function), laws.attention.only("gradients")).findings
+        (finding,) = laws.check(jax.jit(function), laws.attention.only("gradients"), examples=20).findings
         assert (finding.status, finding.severity) == ("violated", severity)
         rows = finding.counterexample.splitlines()[1:]
         assert ("  ." in rows) == (severity == "contract")
