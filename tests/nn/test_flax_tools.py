@@ -16,7 +16,7 @@ from flax import nnx
 
 from tests.nn import third_party
 from tests.nn.models import TINY, VARIANTS, B, D, L, T, tokens
-from tfm_jax import nn
+from tfm_jax import nn, registry
 from tfm_jax.ops import masks
 from tfm_jax.ops.backends import BACKENDS
 
@@ -199,10 +199,9 @@ def test_capture_of_a_module_without_a_stack():
     np.testing.assert_array_equal(found["output"]["__call__"][0], out)
 
 
-@nn.register_variant
 @dataclasses.dataclass(frozen=True)
 class OwnNorm(third_party.DynamicTanh):
-    """A variant of a user, registered."""
+    """A variant of a user, registered by the test."""
 
     beta: float = 0.25
 
@@ -221,7 +220,9 @@ CONFIGS += [
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_a_config_is_equal_after_pickling_and_copying(config):
+def test_a_config_is_equal_after_pickling_and_copying(config, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    nn.register_variant(OwnNorm)
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         assert_same(pickle.loads(pickle.dumps(config, protocol)), config)
     assert_same(copy.copy(config), config)
