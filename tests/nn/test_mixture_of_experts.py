@@ -262,9 +262,9 @@ def test_a_decoder_with_experts_learns_and_its_load_becomes_balanced():
     assert history[-1]["load_balance_loss"] == pytest.approx(0.1 * history[-1]["load_balance"], rel=1e-4)
 
 
-@pytest.mark.parametrize("implementation", ["tiled", "ragged"])
-def test_bfloat16_chooses_the_experts_of_float32_and_rounds_their_output(implementation):
-    layer = nn.MixtureOfExperts(4, 2, implementation=implementation)
+@pytest.mark.parametrize(("implementation", "top_k"), [("tiled", 2), ("ragged", 2), ("tiled", 1)])
+def test_bfloat16_chooses_the_experts_of_float32_and_rounds_their_output(implementation, top_k):
+    layer = nn.MixtureOfExperts(4, top_k, implementation=implementation)
     config = configured(layer)
     model = nn.functionalize(functools.partial(layer.build, config))
     params = model.init(jax.random.key(0))

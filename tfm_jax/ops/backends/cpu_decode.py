@@ -26,7 +26,7 @@ from tfm_jax.ops.backends.common import (
     zero_nonfinite_qkv,
 )
 from tfm_jax.ops.masks.algebra import Mask
-from tfm_jax.ops.tracing import at_precision, current_precision
+from tfm_jax.ops.tracing import at_precision, current_precision, vary_with
 from tfm_jax.types import Array, Key
 
 __all__ = ["CAPABILITIES", "attention"]
@@ -64,7 +64,9 @@ def attention(
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 @at_precision
 def _attend(q, k, v, mask, bias, scale, soft_cap) -> Array:
-    allowed = evaluate_mask(mask, q, k)
+    arrays = q, k, v, evaluate_mask(mask, q, k), bias, scale, soft_cap
+    # JAX does not batch a branch in which an array begins to vary over a mesh axis.
+    q, k, v, allowed, bias, scale, soft_cap = jax.tree.map(lambda x: vary_with(x, arrays), arrays)
     attend = functools.partial(_attend_once, allowed=allowed, bias=bias, scale=scale, soft_cap=soft_cap)
 
     def from_copies() -> Array:
