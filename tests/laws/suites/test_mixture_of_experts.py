@@ -41,8 +41,8 @@ def test_a_capacity_violates_a_law():
 
 @pytest.mark.parametrize("experts", [nn.MixtureOfExperts(3, 2), *slow(nn.MixtureOfExperts(3, 1))], ids=str)
 def test_the_variant_satisfies_the_laws_of_feed_forward_layers(experts):
-    # The tolerance of dtype_is_preserved is 2^-5 of an element. bfloat16 rounds the weights and hidden units of
-    # k experts: the error is a share of the largest element of a vector, and other elements are small
+    # The tolerance of dtype_is_preserved is 2^-5 of an element. bfloat16 rounds the weights and hidden units
+    # of k experts: the error is a share of the largest element of a vector, and other elements are small
     # differences. That error, and that both dtypes choose the same experts, is tested in
     # tests/nn/test_mixture_of_experts.py.
     names = [law.name for law in laws.feed_forward_variant if law.name != "dtype_is_preserved"]
