@@ -13,7 +13,7 @@ import numpy as np
 
 from tfm_jax.laws.law import TOLERANCE, Law, Suite, Violation, assert_close, law
 from tfm_jax.laws.strategies import AttentionShape
-from tfm_jax.laws.subject import AnyArray, Function, check_shape
+from tfm_jax.laws.subject import AnyArray, check_shape
 from tfm_jax.laws.suites.cases.attention import (
     AttentionCase,
     attention_weights,
@@ -24,7 +24,7 @@ from tfm_jax.laws.suites.cases.attention import (
     no_fully_masked_row,
     weighted_sum,
 )
-from tfm_jax.laws.suites.cases.head_sizes import HeadSizes, SizedSubject
+from tfm_jax.laws.suites.cases.head_sizes import SizedSubject
 from tfm_jax.types import Array
 
 __all__ = ["AttentionDropoutSubject", "attention_dropout"]
@@ -43,16 +43,6 @@ class AttentionDropoutSubject(SizedSubject):
       heads: the one N that the function supports, such as a module; None for any.
       head_dim: the one H that the function supports, at least 4; None for any.
     """
-
-    def __init__(
-        self,
-        function: Function,
-        *,
-        kv_heads: str = "any",
-        heads: int | None = None,
-        head_dim: int | None = None,
-    ):
-        super().__init__(function, HeadSizes(kv_heads, heads, head_dim))
 
     def __call__(
         self, x: AttentionCase, *, v: AnyArray | None = None, rate: float = RATE, seed: int = 0

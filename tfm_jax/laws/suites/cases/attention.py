@@ -14,7 +14,7 @@ from tfm_jax.laws import strategies
 from tfm_jax.laws.law import show
 from tfm_jax.laws.strategies import AttentionShape
 from tfm_jax.laws.subject import AnyArray, Function, check_shape
-from tfm_jax.laws.suites.cases.head_sizes import HeadSizes, SizedSubject
+from tfm_jax.laws.suites.cases.head_sizes import SizedSubject
 from tfm_jax.laws.suites.cases.seeded import Seeded
 
 __all__ = [
@@ -142,7 +142,7 @@ class AttentionSubject(SizedSubject):
         heads: int | None = None,
         head_dim: int | None = None,
     ):
-        super().__init__(function, HeadSizes(kv_heads, heads, head_dim))
+        super().__init__(function, kv_heads=kv_heads, heads=heads, head_dim=head_dim)
         self.mask = mask
 
     def __call__(self, q: AnyArray, k: AnyArray, v: AnyArray, mask: AnyArray | None = None) -> np.ndarray:

@@ -66,12 +66,19 @@ class SizedSubject(Subject):
 
     Args:
       function: the function under test.
-      sizes: of its heads.
+      kv_heads, heads, head_dim: as for `HeadSizes`.
     """
 
-    def __init__(self, function: Function, sizes: HeadSizes):
+    def __init__(
+        self,
+        function: Function,
+        *,
+        kv_heads: str = "any",
+        heads: int | None = None,
+        head_dim: int | None = None,
+    ):
         super().__init__(function)
-        self.sizes = sizes
+        self.sizes = HeadSizes(kv_heads, heads, head_dim)
 
     def adapt(self, case: CaseT) -> CaseT | None:
         """The case with these sizes."""

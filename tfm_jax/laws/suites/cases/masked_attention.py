@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tfm_jax.laws import strategies
 from tfm_jax.laws.strategies import AttentionShape
-from tfm_jax.laws.subject import AnyArray, Function, check_shape
+from tfm_jax.laws.subject import AnyArray, check_shape
 from tfm_jax.laws.suites.cases.attention import AttentionCase, cases, identity_values, square
-from tfm_jax.laws.suites.cases.head_sizes import HeadSizes, SizedSubject
+from tfm_jax.laws.suites.cases.head_sizes import SizedSubject
 from tfm_jax.ops import masks
 from tfm_jax.types import Array
 
@@ -144,16 +144,6 @@ class MaskedSubject(SizedSubject):
       heads: the one N that the function supports, such as a module; None for any.
       head_dim: the one H that the function supports, at least 4; None for any.
     """
-
-    def __init__(
-        self,
-        function: Function,
-        *,
-        kv_heads: str = "any",
-        heads: int | None = None,
-        head_dim: int | None = None,
-    ):
-        super().__init__(function, HeadSizes(kv_heads, heads, head_dim))
 
     def __call__(self, q: AnyArray, k: AnyArray, v: AnyArray, **mask_args: Any) -> np.ndarray:
         """The output, its shape checked."""
