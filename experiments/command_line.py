@@ -28,6 +28,7 @@ from experiments.inputs import inherit_splits
 from experiments.settings import field_name, read_assignments, read_file, set_fields, with_file
 from experiments.small_data import fit_to_data
 from tfm_jax import console, processes
+from tfm_jax.fields import option_name
 from tfm_jax.train.run_directory import flatten, load_config
 from tfm_jax.values import Variant, from_text, to_dict, to_text, variants
 
@@ -331,7 +332,7 @@ def _parse(
         run = kind(**{field.name: getattr(line, field.name) for field in dataclasses.fields(kind)})
         note = None
         if not sources.resume:
-            names = {f"--{name.replace('_', '-')}" for name in (*sources.fields(), *swept)}
+            names = set(map(option_name, (*sources.fields(), *swept)))
             run, note = fit_to_data(run, names | set(map(_option, _groups(argv))))
         return _Parsed(run, bool(line.sweep), note)
     except ValueError as error:  # not OSError: that of an unwritable output is the caller's

@@ -12,6 +12,7 @@ from experiments.inputs import check_splits
 from experiments.messages import exit_on_error
 from experiments.runner import Run
 from tfm_jax import nn, processes, runs
+from tfm_jax.fields import option_name
 from tfm_jax.train.checkpoint_files import consecutive_steps
 from tfm_jax.types import Params
 
@@ -72,14 +73,15 @@ def load_initial_weights(
     names = [field.name for field in dataclasses.fields(nn.Config) if field.name not in _FREE_FIELDS]
     pairs = [(name, getattr(config.model, name), getattr(found, name)) for name in names]
     differences = [
-        f"\n  {_option(name)}: configured {configured}, the weights have {loaded}"
+        f"\n  {option_name(f'model.{name}')}: configured {configured}, the weights have {loaded}"
         for name, configured, loaded in pairs
         if configured != loaded
     ]
     if differences:
         raise ValueError(
             f"--init-from {source}: got another --model than that of the weights; wanted changes of "
-            f"{', '.join(map(_option, _FREE_FIELDS))} alone:" + "".join(differences)
+            f"{', '.join(option_name(f'model.{name}') for name in _FREE_FIELDS)} alone:"
+            + "".join(differences)
         )
     initial = runs.load_model(source)
     if initial.module not in accepted:
@@ -124,7 +126,3 @@ def _encoder(params: Params, keeps_pooler: bool) -> Params:
     """The encoder of a classifier, from the parameters of an ``nn.Encoder`` or of a model that has one."""
     encoder = params.get("encoder", params)
     return {"encoder": {name: x for name, x in encoder.items() if keeps_pooler or name != "pooler"}}
-
-
-def _option(name: str) -> str:
-    return f"--model.{name.replace('_', '-')}"

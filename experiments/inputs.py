@@ -21,6 +21,7 @@ import numpy as np
 from experiments.config import RunConfig
 from tfm_jax import processes, runs
 from tfm_jax.data.splitting import input_hashes
+from tfm_jax.fields import option_name
 from tfm_jax.train.run_directory import read_config
 
 __all__ = [
@@ -181,7 +182,7 @@ def check_splits(config: RunConfig) -> None:
     own: Any = getattr(config, "data", None)
     for name, wanted in _options_of(config.init_from).items():
         if hasattr(own, name) and (got := getattr(own, name)) != wanted:
-            option = f"--data.{name.replace('_', '-')}"
+            option = option_name(f"data.{name}")
             raise ValueError(
                 f"--init-from {config.init_from}: got {option} {got}; wanted {wanted}, by which that run "
                 "held examples out: another one would train on them, or test on its training examples. "

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfm_jax import console
-from tfm_jax.fields import check_fields
+from tfm_jax.fields import check_fields, option_name
 from tfm_jax.values import Variant
 
 __all__ = ["check_options", "exit_on_error", "in_options"]
@@ -44,7 +44,7 @@ def in_options(message: str, config: Any) -> str:
         field = _field(name, list(fields))
         if field is None or ("." not in name and _is_another(value, fields[field])):
             return match[0]
-        return f"--{_hyphens(field)} {_words(value)}"
+        return f"{option_name(field)} {_words(value)}"
 
     return _NAMED.sub(replace, _BOTH.sub(r"\1", message))
 
@@ -78,7 +78,7 @@ def check_options(config: object, group: str) -> None:
         check_fields(config)
     except ValueError as error:
         prefix = f"{group}." if group else ""
-        found = _FIELD.sub(lambda match: f"--{_hyphens(prefix + match[1])}: got {match[2]};", str(error))
+        found = _FIELD.sub(lambda match: f"{option_name(prefix + match[1])}: got {match[2]};", str(error))
         raise ValueError(found) from error
 
 
@@ -125,7 +125,3 @@ def _words(value: str) -> str:
     items = parsed if isinstance(parsed, tuple | list) else [parsed]
     words = ("..." if item is ... else shlex.quote(str(item)) for item in items)
     return " ".join(word.strip("'") if word == "'...'" else word for word in words)
-
-
-def _hyphens(name: str) -> str:
-    return name.replace("_", "-")

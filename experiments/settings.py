@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from experiments.config import RunConfig
-from tfm_jax.fields import check_field
+from tfm_jax.fields import check_field, option_name
 from tfm_jax.train.run_directory import FORMAT, read_config
 from tfm_jax.values import from_dict, from_text, to_dict, variants
 
@@ -159,7 +159,7 @@ def set_fields(config: C, texts: Mapping[str, str], option: str = "--set") -> C:
     for name, text in texts.items():
         if name in OF_THE_COMMAND:
             raise ValueError(
-                f"{option}: got {name}; wanted a field of the run. Give --{name.replace('_', '-')} instead."
+                f"{option}: got {name}; wanted a field of the run. Give {option_name(name)} instead."
             )
         try:
             config = _with_value(config, name.split("."), text, name)

@@ -10,6 +10,7 @@ from tfm_jax import data
 from tfm_jax.data.builtin import SOURCES
 from tfm_jax.data.columns import iter_column
 from tfm_jax.data.sources import is_local
+from tfm_jax.fields import option_name
 
 __all__ = ["fit_to_data"]
 
@@ -55,7 +56,7 @@ def fit_to_data(config: C, options: Collection[str]) -> tuple[C, str | None]:
         changes[_WARMUP] = min(int(str(changes[_WARMUP])), max(1, steps // 10))
     if not changes:
         return config, None
-    chosen = " ".join(f"{_option(name)} {value}" for name, value in changes.items())
+    chosen = " ".join(f"{option_name(name)} {value}" for name, value in changes.items())
     line = f"defaults for {n:,} {small.unit}: {chosen} (give one of these options to set it)"
     return _replaced(config, changes), line
 
@@ -98,11 +99,7 @@ def _is_free(name: str, options: Collection[str], config: RunConfig) -> bool:
     if config.init_from is not None and name.startswith(_OF_WEIGHTS):
         return False
     coupled = next((group for group in _COUPLED if name in group), (name,))
-    return not any(option.startswith(_option(other)) for other in coupled for option in options)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return not any(option.startswith(option_name(other)) for other in coupled for option in options)
 
 
 def _replaced(config: Any, changes: Mapping[str, object]) -> Any:

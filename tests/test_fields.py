@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm_jax.fields import check_fields, range_of
+from tfm_jax.fields import check_fields, option_name, range_of
 from tfm_jax.ranges import RATE, SIZE, Rate, Size
 
 
@@ -131,3 +131,11 @@ def test_long_values_are_truncated_in_the_message():
     with pytest.raises(ValueError) as error:
         Paint(lid="x" * 1000)
     assert len(str(error.value)) < 150
+
+
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [("steps", "--steps"), ("train.batch_size", "--train.batch-size"), ("a_b.c_d", "--a-b.c-d")],
+)
+def test_the_option_of_a_field(field, option):
+    assert option_name(field) == option

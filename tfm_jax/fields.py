@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Union
 from tfm_jax.ranges import Range
 from tfm_jax.registry import Variant, is_kind, problem, registered
 
-__all__ = ["check_field", "check_fields", "range_of"]
+__all__ = ["check_field", "check_fields", "option_name", "range_of"]
 
 
 def check_fields(value: object) -> None:
@@ -190,3 +190,15 @@ def _dataclasses(members: tuple[object, ...]) -> list[type]:
 def _names(value: object, cls: type) -> bool:
     """Whether a value is the name of a class, in upper or lower case."""
     return isinstance(value, str) and value.lower() == cls.__name__.lower()
+
+
+def option_name(field: str) -> str:
+    """The option of a command that sets a field: "--train.batch-size" for "train.batch_size".
+
+    Args:
+      field: the path of the field.
+
+    Returns:
+      The option.
+    """
+    return f"--{field.replace('_', '-')}"

@@ -190,8 +190,8 @@ def test_the_command(tfm, made, tmp_path):  # noqa: F811
     ("options", "message"),
     [
         (["--average", 9], "--average: got 9; wanted 1 to 2, the last checkpoints"),
-        (["--no-tokenizer"], "--no-tokenizer: got {run}, which is a run; wanted a checkpoint."),
-        (["--allow-pickle"], "--allow-pickle: got {run}, which is a run; wanted a checkpoint."),
+        (["--no-tokenizer"], "--no-tokenizer: got a run, {run}; wanted a checkpoint. Leave it out."),
+        (["--allow-pickle"], "--allow-pickle: got a run, {run}; wanted a checkpoint. Leave it out."),
     ],
 )
 def test_options_that_do_not_fit_a_run(tfm, made, tmp_path, options, message):  # noqa: F811
@@ -205,7 +205,7 @@ def test_an_average_of_a_checkpoint_is_an_error(tfm, made, tmp_path):  # noqa: F
     _, directory, _ = made("language model")
     status, out, err = tfm("convert", directory, tmp_path / "new", "--average", 2)
     assert (status, out) == (2, "") and len(err.splitlines()) == 1
-    assert f"--average: got {directory}, which is no run; wanted a run" in err
+    assert f"--average: got a checkpoint, {directory}; wanted a run. Leave it out." in err
 
 
 REFUSED = {

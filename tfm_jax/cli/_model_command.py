@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -12,13 +12,14 @@ from tyro.conf import Positional, arg
 
 import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._lines import LineCommand
-from tfm_jax.cli._options import optional
+from tfm_jax.cli._options import Command, optional
+from tfm_jax.fields import option_name
 from tfm_jax.ranges import Size
 
 if TYPE_CHECKING:
     from tfm_jax.generate import TextGenerator
 
-__all__ = ["ModelCommand"]
+__all__ = ["ModelCommand", "check_source", "option_errors"]
 
 _LOAD_OPTIONS = ("average", "dtype", "allow_pickle")
 """Arguments of ``runs.load_...`` that are options of the same name."""
@@ -75,11 +76,7 @@ class ModelCommand(LineCommand):
                 "got no model; wanted the directory of a run or a checkpoint, or owner/name on the Hugging "
                 f"Face hub. Run tfm {self.name} MODEL."
             )
-        for name in (*self.only_for_runs, *self.only_for_checkpoints):
-            if getattr(self, name) and (name in self.only_for_runs) != self.is_run:
-                got, wanted = ("a run", "a checkpoint") if self.is_run else ("a checkpoint", "a run")
-                option = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{option}: got {got}, {self.source}; wanted {wanted}. Leave it out.")
+        check_source(self, self.source, self.is_run, self.only_for_runs, self.only_for_checkpoints)
 
     @functools.cached_property
     def directory(self) -> Path:
@@ -116,14 +113,28 @@ class ModelCommand(LineCommand):
         options = {name: getattr(self, name) for name in _LOAD_OPTIONS}
         return {name: value for name, value in options.items() if value}
 
-    @contextlib.contextmanager
-    def option_errors(self) -> Iterator[None]:
-        """Errors about arguments of ``runs.load_...`` name the options of the command line."""
-        try:
-            yield
-        except ValueError as error:
-            found = re.match(rf"\w+: got ({'|'.join(_LOAD_OPTIONS)})=", str(error))
-            if found is None:
-                raise
-            option = f"--{found[1].replace('_', '-')}"
-            raise ValueError(f"{option}: got {str(error)[found.end() :]}") from error
+
+def check_source(
+    command: Command,
+    source: str,
+    is_run: bool,
+    only_for_runs: Sequence[str],
+    only_for_checkpoints: Sequence[str],
+) -> None:
+    """Raises for an option that is set and that the model, a run or a checkpoint, does not have."""
+    for name in (*only_for_runs, *only_for_checkpoints):
+        if getattr(command, name) and (name in only_for_runs) != is_run:
+            got, wanted = ("a run", "a checkpoint") if is_run else ("a checkpoint", "a run")
+            raise ValueError(f"{option_name(name)}: got {got}, {source}; wanted {wanted}. Leave it out.")
+
+
+@contextlib.contextmanager
+def option_errors() -> Iterator[None]:
+    """Errors about arguments of ``runs.load_...`` name the options of the command line."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.match(rf"\w+: got ({'|'.join(_LOAD_OPTIONS)})=", str(error))
+        if found is None:
+            raise
+        raise ValueError(f"{option_name(found[1])}: got {str(error)[found.end() :]}") from error

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from tfm_jax.fields import range_of
+from tfm_jax.fields import option_name, range_of
 from tfm_jax.ranges import Range
 
 __all__ = ["Command", "number_rule", "optional", "read_numbers"]
@@ -74,7 +74,7 @@ def read_numbers(command: CommandT) -> CommandT:
     for name, hint in typing.get_type_hints(type(command), include_extras=True).items():
         text, wanted = getattr(command, name, None), range_of(hint)
         if wanted is not None and isinstance(text, str):
-            numbers[name] = _read_number(f"--{name.replace('_', '-')}", text, wanted)
+            numbers[name] = _read_number(option_name(name), text, wanted)
     return dataclasses.replace(command, **numbers)
 
 

@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._lines import Advance
-from tfm_jax.cli._model_command import ModelCommand
+from tfm_jax.cli._model_command import ModelCommand, option_errors
 from tfm_jax.console import log_to_stderr
 from tfm_jax.ranges import Seed
 
@@ -69,7 +69,7 @@ class TextCommand(ModelCommand):
         """Loads the model with its tokenizer, a ``TextGenerator``."""
         self.check_model()
         options = {} if self.is_run else {"generation": self.generation_settings}
-        with self.option_errors():
+        with option_errors():
             generator = tfm_jax.runs.load_text_generator(self.directory, **self.load_options, **options)
         self.check_generator(generator)
         return generator

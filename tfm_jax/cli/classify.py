@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._encoder_command import EncoderCommand
 from tfm_jax.cli._lines import Advance
+from tfm_jax.cli._model_command import option_errors
 from tfm_jax.cli._options import optional
 from tfm_jax.cli._output import json_number, open_jsonl
 from tfm_jax.console import error_line
@@ -47,7 +48,7 @@ class Classify(EncoderCommand):
         load: Callable[..., Any] = tfm_jax.runs.load_text_classifier
         if task == "image-classification":
             load = tfm_jax.runs.load_image_classifier
-        with self.option_errors():
+        with option_errors():
             classifier = load(self.directory, **self.load_options)
 
         def process(numbers: list[int], items: list[Item], advance: Advance) -> "list[Json]":

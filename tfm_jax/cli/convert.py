@@ -1,6 +1,7 @@
 """``tfm convert``: a run, or a checkpoint, as safetensors in a directory that transformers loads."""
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 import tfm_jax  # subpackages load on first use: --help stays fast
+from tfm_jax.cli._model_command import check_source, option_errors
 from tfm_jax.cli._options import Command, optional
 from tfm_jax.console import print_error
 from tfm_jax.ranges import Size
@@ -38,31 +40,27 @@ class Convert(Command):
     no_tokenizer: bool = False
     """Of a checkpoint: do not convert the tokenizer; copy its files, of whatever class it is."""
 
+    @functools.cached_property
+    def is_run(self) -> bool:
+        """Whether the model is a run; else it is a checkpoint."""
+        return tfm_jax.runs.is_run(self.source)
+
+    def check(self) -> None:
+        """Checks that the options fit a run or a checkpoint, whichever the model is."""
+        check_source(self, self.source, self.is_run, ("average",), ("allow_pickle", "no_tokenizer"))
+
     def run(self) -> int:
         """Returns 0; a model that cannot be converted raises."""
-        return self._convert_run() if tfm_jax.runs.is_run(self.source) else self._convert_checkpoint()
+        return self._convert_run() if self.is_run else self._convert_checkpoint()
 
     def _convert_run(self) -> int:
-        for name in ("allow_pickle", "no_tokenizer"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: got {self.source}, which is a run; wanted a checkpoint. "
-                    "Leave the option out."
-                )
         options = {"average": self.average, "dtype": self.dtype}
-        try:
+        with option_errors():
             architecture = tfm_jax.runs.convert_run(self.source, self.target, **options)
-        except ValueError as error:
-            message = str(error).replace("load_run: got average=", "--average: got ")
-            raise ValueError(message) from error
         print(f"{self.target}: {architecture}")
         return 0
 
     def _convert_checkpoint(self) -> int:
-        if self.average is not None:
-            raise ValueError(
-                f"--average: got {self.source}, which is no run; wanted a run, which has several checkpoints."
-            )
         from tfm_jax.pretrained.extra_files import find_other_files, is_tokenizer_file, write_files
         from tfm_jax.pretrained.weights.files import checkpoint_directory
 

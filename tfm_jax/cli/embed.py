@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated, ClassVar
 import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._encoder_command import EncoderCommand
 from tfm_jax.cli._lines import Advance
+from tfm_jax.cli._model_command import option_errors
 from tfm_jax.cli._options import optional
 from tfm_jax.cli._output import json_number, open_atomic, open_jsonl
 
@@ -47,7 +48,7 @@ class Embed(EncoderCommand):
     def run(self) -> int:
         """Returns 1 if a line failed."""
         self.check_model()
-        with self.option_errors():
+        with option_errors():
             encoder = tfm_jax.runs.load_sentence_encoder(self.directory, **self.load_options)
 
         def process(numbers: list[int], texts: list[str], advance: Advance) -> "list[np.ndarray]":

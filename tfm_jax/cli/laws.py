@@ -17,6 +17,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 import tfm_jax  # subpackages load on first use: --help stays fast
 from tfm_jax.cli._options import Command, optional
+from tfm_jax.fields import option_name
 from tfm_jax.ranges import Seed, Size
 
 if TYPE_CHECKING:
@@ -109,8 +110,7 @@ class Laws(Command):
         for name in options:
             if not takes(suite, name):
                 wanted = ", ".join(x.name for x in tfm_jax.laws.SUITES.values() if takes(x, name))
-                option = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{option}: got --suite {suite.name}; wanted one of {wanted}.")
+                raise ValueError(f"{option_name(name)}: got --suite {suite.name}; wanted one of {wanted}.")
         if self.head_dim is not None and self.head_dim < 4:
             raise ValueError(f"--head-dim: got {self.head_dim}; wanted at least 4.")
         return options

@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import processors
 
 from tfm_jax import data
+from tfm_jax.fields import option_name
 from tfm_jax.generate import TextGenerator
 from tfm_jax.registry import Variant
 from tfm_jax.runs.load import PROCESSOR_FILE, Dtype
@@ -168,7 +169,7 @@ def _options(directory: str | Path, misfits: Sequence["Misfit"]) -> str:
 def _option(field: str, wanted: object) -> str:
     if field == "pooling":
         return f"--pooling {wanted}"
-    name = f"model.{field}".replace("_", "-")
     if isinstance(wanted, bool):
-        return f"--{name}" if wanted else f"--model.no-{field}".replace("_", "-")
-    return f"--{name} '{to_text(wanted)}'" if isinstance(wanted, Variant) else f"--{name} {wanted}"
+        return option_name(f"model.{'' if wanted else 'no_'}{field}")
+    option = option_name(f"model.{field}")
+    return f"{option} '{to_text(wanted)}'" if isinstance(wanted, Variant) else f"{option} {wanted}"
