@@ -14,14 +14,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from experiments.config import RunConfig
 from tfm_jax.fields import check_field, option_name
-from tfm_jax.train.run_directory import FORMAT, read_config
+from tfm_jax.train.run_directory import FORMAT, START_FIELDS, read_config
 from tfm_jax.values import from_dict, from_text, to_dict, variants
 
 __all__ = ["field_name", "read_assignments", "read_file", "set_fields", "split_assignment", "with_file"]
 
 C = TypeVar("C", bound=RunConfig)
-OF_THE_COMMAND = ("out", "resume", "resume_step", "distributed")
-"""Fields that belong to a start of the program, not to the run."""
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -48,7 +46,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ValueError(f"--config {path}: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"--config {error}") from error
-    return {name: value for name, value in saved.items() if name not in OF_THE_COMMAND}
+    return {name: value for name, value in saved.items() if name not in START_FIELDS}
 
 
 def with_file(config: C, saved: Mapping[str, object], path: Path | None) -> C:
@@ -157,7 +155,7 @@ def set_fields(config: C, texts: Mapping[str, str], option: str = "--set") -> C:
       ValueError: an unknown field, or a value that does not fit one; the message starts with the option.
     """
     for name, text in texts.items():
-        if name in OF_THE_COMMAND:
+        if name in START_FIELDS:
             raise ValueError(
                 f"{option}: got {name}; wanted a field of the run. Give {option_name(name)} instead."
             )

@@ -17,8 +17,6 @@ __all__ = ["SECTIONS", "Compare", "Description", "describe", "differences"]
 SECTIONS = ("config", "data", "versions", "results")
 """The parts of a run that are compared."""
 UNKNOWN = "unknown"
-_OF_THE_COMMAND = ("out", "resume", "resume_step", "distributed")
-"""Fields that say where a run is and how it was started, not what it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +98,13 @@ def describe(directory: Path) -> Description:
       OSError, ValueError: a file cannot be read; the message names it.
     """
     from tfm_jax import runs  # slow: not before it is needed
-    from tfm_jax.train.run_directory import MODEL_FILE, flatten, read_config
+    from tfm_jax.train.run_directory import MODEL_FILE, START_FIELDS, flatten, read_config
     from tfm_jax.train.writers import read_json_lines
 
     config = read_config(directory / "config.json")
     if (directory / MODEL_FILE).is_file():
         config["model"] = {**(config.get("model") or {}), **read_config(directory / MODEL_FILE)}
-    config = {name: value for name, value in config.items() if name not in _OF_THE_COMMAND}
+    config = {name: value for name, value in config.items() if name not in START_FIELDS}
     try:
         origin = runs.read_origin(directory)
     except FileNotFoundError:

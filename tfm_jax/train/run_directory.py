@@ -15,6 +15,7 @@ __all__ = [
     "BEST_METRIC",
     "FORMAT",
     "MODEL_FILE",
+    "START_FIELDS",
     "SWEEP_FILE",
     "RunDirectory",
     "config_errors",
@@ -29,6 +30,8 @@ __all__ = [
 C = TypeVar("C")
 BEST_METRIC = "validation/loss"
 """The metric of a run's best checkpoint and of early stopping."""
+START_FIELDS = ("out", "resume", "resume_step", "distributed")
+"""Fields of a config that say where a run is and how it was started, not what it is."""
 MODEL_FILE = "model.json"
 """The config of the model, in a run's directory, if ``config.json`` leaves a part of it to the data."""
 SWEEP_FILE = "sweep.json"
